@@ -1,0 +1,129 @@
+"""`gptworks VERB ...`: the table of verbs, and how flags are laid over a recipe file.
+
+A verb is a function in commands/, imported when it is asked for (so `--help` is instant); its parameters and
+the dataclasses of recipe.py are its flags. A TOML file given first fills them in, and flags beat it. A
+UserError, or anything cyclopts refuses, becomes one line on stderr and exit status 2.
+"""
+
+import inspect
+import itertools
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from gptworks import __version__
+from gptworks.errors import UserError
+from gptworks.recipefile import layer, one_line, tables
+
+FLAT = {"prepare": "prepare", "tokenizer train": "bpe"}
+"""Verbs whose own table is written without its prefix: `prepare --sources`, not `prepare --prepare.sources`."""
+
+MAKES = {"prepare": "data", "tokenizer train": "tokenizer"}
+"""The recipe field that names what a verb makes, its --out. (A recipe's own `out` is its run.)"""
+
+LIFE, CARE = Group("The life of a model", sort_key=1), Group("Looking around", sort_key=2)
+
+
+def build() -> App:
+    """The command line. Verbs are named here and imported when used."""
+    app = App(
+        name="gptworks",
+        version=__version__,
+        help="A GPT's whole life on the hardware you have: text, tokenizer, pretraining, generation.\n\n"
+        "Every verb takes flags, and most a recipe: `gptworks pretrain recipes/tiny-shakespeare.toml --optim.lr 1e-3`.",
+        default_parameter=Parameter(consume_multiple=True, allow_repeating=True),
+        help_format="markdown",
+        result_action="return_value",
+    )
+    order = itertools.count()
+    tokenizer = App(name="tokenizer", help="Train a tokenizer.", group=LIFE, sort_key=1)
+
+    def verb(to: App, where: str, summary: str, group: Group = LIFE) -> None:
+        module, _, name = where.partition(":")
+        path = f"gptworks.commands.{module}:{name}"
+        to.command(path, name=name.replace("_", "-"), help=summary, group=group, sort_key=next(order))
+
+    verb(app, "quickstart:quickstart", "Train a small GPT on this Python's own source, in three minutes.")
+    app.command(tokenizer)
+    verb(tokenizer, "tokenizer:train", "Train a byte-level BPE tokenizer on your texts.")
+    verb(app, "prepare:prepare", "Turn texts into a Dataset: tokens ready to train on.")
+    verb(
+        app, "pretrain:pretrain", "Train a GPT on a Dataset. Interrupt it anywhere; --resume goes on exactly."
+    )
+    verb(app, "generate:generate", "Continue a prompt with a trained model.")
+    verb(app, "inspect:inspect", "Say what a Dataset, Run, Checkpoint or MODEL is.", CARE)
+    return app
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line and return its exit status: 0, or 2 when the person must change something."""
+    argv = sys.argv[1:] if argv is None else argv
+    app = build()
+    try:
+        tokens, app.config = _layers(app, argv)
+        app(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _refuse(one_line(error))
+    except UserError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        return _refuse("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has left: not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+def _refuse(message: str, status: int = 2) -> int:
+    print(f"gptworks: {message}", file=sys.stderr)
+    return status
+
+
+def _layers(app: App, argv: list[str]) -> tuple[list[str], list[Any]]:
+    """The command line without prefixes a verb does not need, and the recipe files to lay under it."""
+    words = []
+    for word in argv[:2]:
+        if word.startswith("-"):
+            break
+        words.append(word)
+    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in (*FLAT, "pretrain")), None)
+    if name is None:
+        return argv, []
+    head, rest = argv[: name.count(" ") + 1], argv[name.count(" ") + 1 :]
+    if name in FLAT:
+        rest = [re.sub(rf"^--{FLAT[name]}\.", "--", word) for word in rest]
+    file = Path(rest[0]) if rest and not rest[0].startswith("-") else None
+    if file is None and "--resume" in rest:
+        file = _recipe_of_run(rest)
+    return [*head, *rest], [layer(_fit(name, tables(file), app), file, name)] if file else []
+
+
+def _recipe_of_run(rest: list[str]) -> Path | None:
+    """`--out RUN --resume` alone goes on with the recipe the run began with."""
+    out = next((rest[i + 1] for i, word in enumerate(rest[:-1]) if word == "--out"), None)
+    out = out or next((word.split("=", 1)[1] for word in rest if word.startswith("--out=")), None)
+    saved = Path(out) / "recipe.toml" if out else None
+    return saved if saved and saved.is_file() else None
+
+
+def _fit(name: str, given: dict[str, Any], app: App) -> dict[str, Any]:
+    """The tables as this verb's parameters: its own table flattened, renamed fields renamed, others left out."""
+    command = app
+    for word in name.split():
+        command = command[word]
+    wanted = inspect.signature(command.default_command).parameters  # type: ignore[arg-type]
+    fitted = {key: value for key, value in given.items() if key in wanted}
+    if name in MAKES:
+        made = given.get(MAKES[name], "")
+        fitted.pop(MAKES[name], None)
+        fitted["out"] = made if name == "prepare" or "/" in made else ""  # `gpt2` names no folder of ours
+        fitted = {key: value for key, value in fitted.items() if value != ""}
+    if name in FLAT:
+        fitted |= fitted.pop(FLAT[name], {})
+    return fitted

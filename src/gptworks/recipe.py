@@ -1,0 +1,280 @@
+"""Every option of the tool, on one page.
+
+A recipe is a TOML file with these tables; a flag of the same dotted name (`--optim.lr`) beats the file.
+A field's docstring is its `--help`. There is no torch here, so that help and validation are instant;
+what depends on a model, a Dataset or the hardware is checked by the code that has it at hand.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from cyclopts.validators import Number
+
+Fraction = Annotated[float, Parameter(validator=Number(gte=0, lt=1))]
+"""A number in [0, 1)."""
+
+
+@Parameter(group="model")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The network. What is not given comes from the preset; without a preset, from `gpt2`'s shape."""
+
+    preset: str | None = None
+    """A named shape: gpt2, gpt2-medium, gpt2-large, gpt2-xl, modern-124m, ... `gptworks inspect presets` lists them."""
+    family: Literal["gpt2", "modern"] | None = None
+    """gpt2: exact GPT-2. modern: RMSNorm, RoPE, QK-norm, SwiGLU; its checkpoint is a Qwen3 model."""
+    n_layer: PositiveInt | None = None
+    """Transformer blocks."""
+    n_head: PositiveInt | None = None
+    """Attention heads; must divide n_embd."""
+    n_kv_head: PositiveInt | None = None
+    """Key and value heads (modern only); must divide n_head. Fewer make a smaller cache."""
+    n_embd: PositiveInt | None = None
+    """Width of the residual stream."""
+    n_inner: PositiveInt | None = None
+    """Width inside the MLP. Default: 4 n_embd for gpt2; 8/3 n_embd rounded up to 64 for modern."""
+    context: PositiveInt | None = None
+    """Longest input, in tokens."""
+    dropout: Fraction | None = None
+    """Drop probability while training. 0 for pretraining, 0.1 for little data."""
+    dropout_at: tuple[Literal["embedding", "attention", "attention_out", "mlp_out"], ...] | None = None
+    """Where dropout acts: embedding sum, attention weights, either branch before it joins the residual stream."""
+    bias: tuple[Literal["all", "none", "qkv", "proj", "mlp", "norm"], ...] | None = None
+    """Which parts have biases (gpt2 only): all, none, or some of qkv, proj (attention output), mlp, norm."""
+    norm_eps: PositiveFloat | None = None
+    """Added to the variance inside the norms."""
+    activation: Literal["gelu_tanh", "gelu"] | None = None
+    """gpt2 only. gelu_tanh is GPT-2's approximation; gelu is the exact (erf) one."""
+    positions: Literal["learned", "sinusoidal"] | None = None
+    """gpt2 only. sinusoidal: the fixed table of Vaswani et al. 2017, interleaved."""
+    tied: bool | None = None
+    """Share the token embedding with the output head."""
+    rope_theta: PositiveFloat | None = None
+    """modern only. Base of the rotary frequencies."""
+    init_std: PositiveFloat | None = None
+    """Standard deviation of the initial weights."""
+    zero_init: bool | None = None
+    """Start the projections into the residual stream at zero instead of N(0, init_std / sqrt(2 n_layer))."""
+    frozen_embedding: str | None = None
+    """A MODEL whose token embedding is taken over and kept as it is (sizes must agree)."""
+
+
+@Parameter(group="train")
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """The loop: how long, and how much at a time."""
+
+    max_steps: NonNegativeInt | None = None
+    """Optimizer steps in the whole run. Give this or train.epochs."""
+    epochs: PositiveFloat | None = None
+    """Passes over the Dataset, fractions allowed; the schedule then ends with the last one."""
+    max_hours: PositiveFloat | None = None
+    """Stop after this much wall time, over all resumes, with a checkpoint. The schedule does not change."""
+    batch_tokens: PositiveInt = 524_288
+    """Tokens per optimizer step, over all devices. A multiple of model.context, except with windows=documents."""
+    micro_batch: Annotated[int | Literal["auto"], Parameter(accepts_keys=False)] = "auto"
+    """Rows of one forward and backward on one device. auto: what fits. Without dropout results do not depend on it."""
+    windows: Literal["shuffled", "strided", "random", "documents"] = "shuffled"
+    """How rows are cut. shuffled: documents in random order, packed. strided: windows of the text as it is,
+    train.stride apart. random: windows anywhere, with replacement. documents: whole documents, batches of one length,
+    no padding."""
+    stride: PositiveInt | None = None
+    """With windows=strided: tokens from one window to the next. Default: model.context, no overlap."""
+    skip_first: NonNegativeInt = 0
+    """Do not learn the first k targets of every row."""
+    seed: NonNegativeInt = 0
+    """Fixes initial weights, order of data and dropout."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto: bf16 where the hardware multiplies in it, else fp16 on a GPU, else fp32. Weights are kept in fp32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile. auto: on a GPU. Falls back, and says so, where it does not work."""
+    parallel: Literal["auto", "none", "ddp"] = "auto"
+    """How several processes share the work. auto: ddp under torchrun."""
+
+
+@Parameter(group="optim")
+@dataclass(frozen=True, kw_only=True)
+class OptimOptions:
+    """The optimizer and its learning-rate schedule."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon for the blocks' matrices, AdamW for embeddings, head, norms and biases."""
+    lr: PositiveFloat = 6e-4
+    """Peak learning rate of AdamW."""
+    matrix_lr: PositiveFloat = 0.02
+    """Peak learning rate of Muon's matrices (kind=muon)."""
+    momentum: Fraction = 0.95
+    """Muon's momentum."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """AdamW's decay rates of the moments."""
+    eps: PositiveFloat = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Decoupled weight decay."""
+    decay: Literal["matrices", "all"] = "matrices"
+    """What decays: tensors of two dimensions and more, or every parameter."""
+    clip: NonNegativeFloat = 1.0
+    """The gradient's norm is clipped to this; 0 does not clip."""
+    schedule: Literal["cosine", "linear", "constant", "wsd", "quarter-cosine"] = "cosine"
+    """Shape after warm-up. wsd: constant, then linear over the last optim.cooldown of the run.
+    quarter-cosine: cos(pi/2 * progress), which is zero at decay_steps."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear warm-up; step i has lr * (i + 1) / warmup_steps."""
+    decay_steps: PositiveInt | None = None
+    """Step at which the decay ends. Default: the last step of the run."""
+    final_lr: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.1
+    """Learning rate at the end of the decay, as a fraction of the peak."""
+    cooldown: Annotated[float, Parameter(validator=Number(gt=0, lte=1))] = 0.2
+    """With schedule=wsd: share of the run that cools down."""
+
+
+@Parameter(group="eval")
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Validation loss on fixed windows, at start, every so often, and at the end."""
+
+    every: NonNegativeInt = 250
+    """Steps between evaluations; 0: only at start and end."""
+    tokens: PositiveInt = 1_048_576
+    """How much of the validation split is used: always the same windows."""
+
+
+@Parameter(group="save")
+@dataclass(frozen=True, kw_only=True)
+class SaveOptions:
+    """Checkpoints. One is always written at the end, at a time limit and on SIGTERM or SIGINT."""
+
+    every: NonNegativeInt = 1000
+    """Steps between checkpoints; 0: only those above."""
+    every_epochs: NonNegativeFloat = 0
+    """Also save at multiples of this many epochs (0.1 works), found again as RUN@epoch-0.1; these are kept."""
+    until_epoch: PositiveFloat | None = None
+    """Stop the every_epochs checkpoints after this epoch."""
+    at_start: bool = False
+    """Also save the untrained model: RUN@step-0."""
+    best: bool = True
+    """Also save at each best validation loss, and keep it: RUN@best."""
+    keep: PositiveInt = 2
+    """How many of the newest ordinary checkpoints stay."""
+    keep_every: NonNegativeInt = 0
+    """Also keep checkpoints at multiples of this step; 0: none."""
+
+
+@Parameter(group="sample")
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """Text generated during training, kept in samples.jsonl."""
+
+    every: NonNegativeInt = 0
+    """Steps between samples; 0: none."""
+    prompts: tuple[str, ...] = ("",)
+    """What to continue; an empty prompt starts at a document's beginning."""
+    max_tokens: PositiveInt = 64
+    """Tokens per sample."""
+    temperature: NonNegativeFloat = 0.8
+    """0 takes the likeliest token."""
+    top_k: NonNegativeInt = 50
+    """Draw from the k likeliest tokens; 0: from all."""
+
+
+@Parameter(group="log")
+@dataclass(frozen=True, kw_only=True)
+class LogOptions:
+    """Besides metrics.jsonl, which is always written."""
+
+    every: PositiveInt = 10
+    """Steps between looks at the losses (every step's row is written all the same). Fewer looks let a GPU run ahead."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into RUN/tensorboard (pip install 'gptworks[track]')."""
+    wandb: str | None = None
+    """Also log to this Weights & Biases project (pip install 'gptworks[track]')."""
+
+
+@Parameter(group="prepare")
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """From texts to a Dataset."""
+
+    sources: tuple[str, ...] = ()
+    """Files, folders, `python` (the installed Python's own text) or hf:OWNER/NAME[:CONFIG]. Formats by name or content:
+    .txt .md source code, .jsonl[.gz|.zst], .parquet, .csv, token shards (.bin)."""
+    weights: tuple[PositiveFloat, ...] = ()
+    """One per source: 0.5 takes half of its documents (by hash), 2 takes each twice. Default: 1 each."""
+    text_key: str = "text"
+    """Key or column that holds the text."""
+    split: str = "train"
+    """Split of a Hub dataset."""
+    keep_sets: tuple[str, ...] = ()
+    """Keep only documents whose set_key has one of these values."""
+    set_key: str = "meta.pile_set_name"
+    """Where a document's set is named; dots go into nested objects."""
+    min_words: NonNegativeInt = 0
+    """Drop documents with fewer whitespace-separated words."""
+    max_words: PositiveInt | None = None
+    """Cut documents after this many words (or drop them: drop_long)."""
+    drop_long: bool = False
+    """Drop documents over max_words instead of cutting them."""
+    max_tokens: PositiveInt | None = None
+    """Cut documents after this many tokens, before end or beginning marks are added."""
+    limit: PositiveInt | None = None
+    """Only the first N documents of each source (counted before filters)."""
+    dedup: bool = False
+    """Drop exact repeats of a document (by content hash)."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """Invalid UTF-8 or JSON: stop and say where, or skip the document and count it."""
+    marks: Literal["eos-after", "eos-before", "bos-eos", "none"] = "eos-after"
+    """What separates documents: end-of-text after each, before each, bos and eos around each, or nothing."""
+    special_text: bool = False
+    """Read literal special tokens in the text (such as <|endoftext|>) as special tokens instead of plain text."""
+    val_fraction: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] = 0.01
+    """Share held out for validation; 0: no validation split."""
+    val_by: Literal["hash", "tail", "source"] = "hash"
+    """hash: by each document's content, stable when data is added. tail: the last share of each source's documents
+    (of its tokens, where a source is one document). source: the sources named by val_source."""
+    val_source: tuple[str, ...] = ()
+    """With val_by=source: which of the sources (as spelled there) are validation."""
+    shard_tokens: PositiveInt = 100_000_000
+    """Tokens per shard file, at most."""
+    workers: NonNegativeInt = 0
+    """Processes; 0: one per core. The result does not depend on it."""
+
+
+@Parameter(group="bpe")
+@dataclass(frozen=True, kw_only=True)
+class BpeOptions:
+    """Training a byte-level BPE tokenizer."""
+
+    vocab_size: Annotated[int, Parameter(validator=Number(gte=257))] = 50257
+    """Number of ids, special tokens included."""
+    pattern: Literal["gpt2", "gpt4"] = "gpt2"
+    """How text is split before merging: GPT-2's or GPT-4's regular expression."""
+    special_tokens: tuple[str, ...] = ("<|endoftext|>",)
+    """Named tokens added after the merges; the first is the end of text."""
+    max_bytes: PositiveInt = 2_000_000_000
+    """Stop reading text after this many bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One piece of work, from texts to a trained model. A verb uses its own tables and leaves the others alone."""
+
+    data: Path | None = None
+    """Dataset folder: what `prepare` writes and `pretrain` reads."""
+    out: Path | None = None
+    """Run folder."""
+    tokenizer: str | None = None
+    """gpt2, r50k_base, a folder or tokenizer.json, or a Hub id."""
+    base: str | None = None
+    """MODEL to start from instead of new weights."""
+    model: ModelOptions = field(default_factory=ModelOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    optim: OptimOptions = field(default_factory=OptimOptions)
+    eval: EvalOptions = field(default_factory=EvalOptions)
+    save: SaveOptions = field(default_factory=SaveOptions)
+    sample: SampleOptions = field(default_factory=SampleOptions)
+    log: LogOptions = field(default_factory=LogOptions)
+    prepare: PrepareOptions = field(default_factory=PrepareOptions)
+    bpe: BpeOptions = field(default_factory=BpeOptions)

@@ -1,0 +1,86 @@
+"""Recipes as TOML files: read with every key checked against recipe.py, written as a run keeps them."""
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Dict
+
+from gptworks.errors import ConfigError
+from gptworks.recipe import Recipe
+
+KINDS = {field.name: field.type for field in dataclasses.fields(Recipe)}
+
+
+def load(file: Path) -> Recipe:
+    """The recipe in a file.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key, a wrong type, an impossible value: one line that names the
+            key, the file and the nearest valid key.
+    """
+    try:
+        given = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no recipe {file}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file} is not a recipe: {error}") from None
+    for name, value in given.items():
+        if name in KINDS and dataclasses.is_dataclass(KINDS[name]) != isinstance(value, dict):
+            raise ConfigError(
+                f"{file}: {name} is {'no table' if isinstance(value, dict) else f'a table: write [{name}]'}"
+            )
+
+    def take(*, recipe: Annotated[Recipe, Parameter(name="*")] = Recipe()) -> Recipe:  # noqa: B008 - frozen
+        return recipe
+
+    reader = App(default_command=take, config=layer(given, file), result_action="return_value")
+    try:
+        return reader([], exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        words = one_line(error)
+        raise ConfigError(words if str(file) in words else f"{file}: {words}") from None
+
+
+def tables(file: Path) -> dict[str, Any]:
+    """What a file says, and only that, after `load` has found nothing wrong with it."""
+    load(file)
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def layer(given: dict[str, Any], file: Path, verb: str = "") -> Dict:
+    """Tables to lay under the flags of a verb; `file` is named in messages."""
+    # Under the verb's own key, or cyclopts drops keys that are also names of verbs: tokenizer, prepare.
+    for word in reversed(verb.split()):
+        given = {word: given}
+    under = Dict(given)
+    under.source = str(file)
+    return under
+
+
+def one_line(error: CycloptsError) -> str:
+    """cyclopts' refusal as one line that names the option."""
+    text = re.sub(r"\[(\w+)\]\[(\w+)\]", r"[\1] \2", str(error))
+    argument = getattr(error, "argument", None)
+    if argument is not None and argument.name.lstrip("-") not in text and "[" not in text:
+        text = f"{argument.name}: {text}"
+    return " ".join(text.split())
+
+
+def as_tables(value: Any) -> Any:
+    """A recipe as TOML has it: nothing for None, text for paths, lists for tuples."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: as_tables(item) for name, item in fields.items() if item is not None}
+    if isinstance(value, tuple):
+        return [as_tables(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def dumps(recipe: Recipe) -> str:
+    """A recipe as TOML text that `load` reads back to an equal one."""
+    return tomli_w.dumps(as_tables(recipe))

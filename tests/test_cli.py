@@ -1,0 +1,129 @@
+import pytest
+
+from gptworks.cli import main
+from gptworks.recipe import ModelOptions, Recipe, TrainOptions
+from gptworks.recipefile import dumps, load
+
+
+def refusal(capsys, *argv):
+    assert main(list(argv)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[model]\nn_layers = 3\n", ["[model] n_layers", "bad.toml", "--model.n-layer"]),
+        ("[modle]\nn_layer = 3\n", ["[modle] n_layer", "bad.toml", "--model.n-layer"]),
+        ("[model]\nn_layer = 'three'\n", ["[model] n_layer", "bad.toml", "three"]),
+        ("[model]\nn_layer = true\n", ["[model] n_layer", "bad.toml", "True"]),
+        ("[model]\nn_layer = 0\n", ["[model] n_layer", "bad.toml", "Must be > 0"]),
+        ("[model]\ndropout = 1.0\n", ["[model] dropout", "bad.toml", "Must be < 1"]),
+        ("[optim]\nkind = 'adam'\n", ["[optim] kind", "bad.toml", '"adamw"', '"muon"']),
+        ("[optim]\nbetas = [0.9]\n", ["optim.betas", "bad.toml", "expected 2 but got 1"]),
+        ("[prepare]\nval_fraction = 1.5\n", ["[prepare] val_fraction", "bad.toml", "Must be < 1"]),
+        ("model = 3\n", ["bad.toml", "model is a table: write [model]"]),
+        ("[out]\nx = 3\n", ["bad.toml", "out is no table"]),
+        ("x = [", ["bad.toml is not a recipe"]),
+    ],
+)
+def test_a_bad_recipe_is_refused_in_one_line_that_names_key_file_and_way_out(tmp_path, capsys, text, said):
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    line = refusal(capsys, "pretrain", str(file))
+    assert all(words in line for words in said), line
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["pretrain", "--model.n-layers", "3"], "Did you mean --model.n-layer?"),
+        (["pretrian"], 'Did you mean "pretrain"?'),
+        (["pretrain", "nothere.toml"], "there is no recipe nothere.toml"),
+        (["pretrain", "--train.micro-batch", "many"], "--train.micro-batch"),
+        (["pretrain", "--optim.lr=-3"], "Must be > 0"),
+        (["pretrain"], "pretrain needs --data DATASET"),
+        (["pretrain", "--data", "x"], "pretrain needs --out RUN"),
+        (["pretrain", "--data", "nowhere", "--out", "run"], "nowhere"),
+    ],
+)
+def test_a_bad_command_line_is_refused_in_one_line(tmp_path, capsys, monkeypatch, argv, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in refusal(capsys, *argv)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_flags_beat_the_file_and_the_file_beats_defaults(tmp_path, monkeypatch):
+    import gptworks.commands.pretrain as verb
+
+    seen = []
+    monkeypatch.setattr(verb, "train_run", lambda recipe, resume: seen.append((recipe, resume)))
+    file = tmp_path / "r.toml"
+    file.write_text(
+        'data = "d"\nout = "o"\n[model]\nn_layer = 3\nn_head = 2\n[prepare]\nsources = ["x"]\n[optim]\nlr = 1\n'
+    )
+    assert (
+        main(["pretrain", str(file), "--model.n_layer", "5", "--optim.betas", "0.8", "0.9", "--resume"]) == 0
+    )
+    recipe, resume = seen[0]
+    assert resume
+    assert (recipe.model.n_layer, recipe.model.n_head, recipe.model.n_embd) == (5, 2, None)
+    assert (recipe.optim.betas, recipe.optim.lr) == ((0.8, 0.9), 1.0)
+    assert str(recipe.data) == "d"
+
+
+def test_resuming_without_a_recipe_takes_the_runs_own(tmp_path, monkeypatch):
+    import gptworks.commands.pretrain as verb
+
+    seen = []
+    monkeypatch.setattr(verb, "train_run", lambda recipe, resume: seen.append(recipe))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.toml").write_text(f'data = "d"\nout = "{run}"\n[train]\nmax_steps = 7\n')
+    assert main(["pretrain", "--out", str(run), "--resume"]) == 0
+    assert seen[0].train.max_steps == 7
+
+
+def test_a_recipe_written_and_read_is_the_same(tmp_path):
+    recipe = Recipe(
+        out=tmp_path,
+        model=ModelOptions(preset="gpt2", dropout_at=("mlp_out",), tied=False, dropout=0.1),
+        train=TrainOptions(max_steps=3, micro_batch=4),
+    )
+    (tmp_path / "r.toml").write_text(dumps(recipe))
+    assert load(tmp_path / "r.toml") == recipe
+
+
+def test_the_recipes_in_the_repository_are_valid(repository):
+    files = sorted((repository / "recipes").glob("*.toml"))
+    assert files
+    for file in files:
+        load(file)
+
+
+def test_version(capsys):
+    import gptworks
+
+    assert main(["--version"]) == 0
+    assert gptworks.__version__ in capsys.readouterr().out
+
+
+def test_one_recipe_names_what_each_verb_makes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for number in range(40):
+        (tmp_path / "texts" / f"{number}.txt").write_text(
+            f"the cat number {number} sat on mat {number * number}. " * 5
+        )
+    (tmp_path / "r.toml").write_text(
+        'data = "made/set"\nout = "made/run"\ntokenizer = "made/bpe"\n[prepare]\nsources = ["texts"]\n'
+        "val_fraction = 0.2\nworkers = 1\n[bpe]\nvocab_size = 280\n[model]\nn_layer = 1\nn_head = 1\nn_embd = 16\n"
+        "context = 8\n[train]\nmax_steps = 2\nbatch_tokens = 64\n"
+    )
+    assert main(["tokenizer", "train", "r.toml"]) == 0
+    assert main(["prepare", "r.toml", "--prepare.val-fraction", "0.3"]) == 0  # long names work as well
+    assert main(["pretrain", "r.toml"]) == 0
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["bpe", "run", "set"]
+    assert load(tmp_path / "made" / "run" / "recipe.toml").train.batch_tokens == 64
