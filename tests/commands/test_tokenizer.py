@@ -1,0 +1,93 @@
+"""`gptworks tokenizer train`, through the front door."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gptworks.cli import main
+from gptworks.text.tokenizer import Tokenizer
+
+TEXT = "The cat sat on the mat. The dog sat on the cat, and the mat was flat.\n" * 40
+
+
+def test_a_trained_tokenizer_gives_the_same_ids_to_transformers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from transformers import AutoTokenizer
+
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.txt").write_text(TEXT, encoding="utf-8")
+    lines = "".join(json.dumps({"body": text}) + "\n" for text in ["naïve café"] * 40)
+    (tmp_path / "two.jsonl").write_text(lines, encoding="utf-8")
+    out = tmp_path / "made"
+    sources = [str(tmp_path / "texts"), str(tmp_path / "two.jsonl")]
+    options = ["--vocab-size", "290", "--pattern", "gpt4", "--special-tokens", "<end>", "<|bos|>"]
+    argv = [
+        "tokenizer",
+        "train",
+        "--sources",
+        *sources,
+        *options,
+        "--out",
+        str(out),
+        "--prepare.text-key",
+        "body",
+    ]
+    assert main(argv) == 0
+    assert f"{out}: 290 tokens" in capsys.readouterr().out
+    ours, theirs = Tokenizer.load(out), AutoTokenizer.from_pretrained(out)
+    assert (ours.eos, ours.bos, ours.vocab_size) == ("<end>", "<|bos|>", 290)
+    assert theirs(TEXT)["input_ids"] == ours.encode(TEXT)
+    assert {b" the", "é".encode()} <= set(ours.vocabulary.ids)  # one from each source
+
+
+def test_the_same_command_twice_writes_the_same_files(tmp_path: Path):
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    for out in ("one", "two"):
+        argv = ["tokenizer", "train", "--sources", str(tmp_path / "a.txt"), "--vocab-size", "280"]
+        assert main([*argv, "--out", str(tmp_path / out)]) == 0
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.txt").write_text("abab", encoding="utf-8")
+    assert (
+        main(["tokenizer", "train", "--sources", str(tmp_path / "a.txt"), "--out", str(tmp_path / "t")]) == 0
+    )
+    shown = capsys.readouterr()
+    assert "259 tokens" in shown.out
+    assert "fewer than the 50,257 asked for" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out", "T"], "tokenizer train needs --sources FILE_OR_DIR"),
+        (["--sources", "a.txt"], "tokenizer train needs --out DIR"),
+        (["--sources", "missing.txt", "--out", "T"], "missing.txt"),
+        (["--sources", "empty.txt", "--out", "T"], "no text in empty.txt"),
+        (["--sources", "bad.txt", "--out", "T"], "bad.txt"),
+        (["--sources", "a.txt", "--out", "T", "--vocab-size", "12"], "--vocab-size"),
+        (["--sources", "a.txt", "--out", "T", "--vocab-size", "257"], "bpe.vocab_size=257 has no room"),
+        (["--sources", "a.txt", "--out", "T", "--pattern", "gpt5"], "gpt5"),
+        (["--sources", "a.txt", "--out", "T", "--special-tokens", "a", "a"], "names a token twice"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text(TEXT, encoding="utf-8")
+    Path("empty.txt").touch()
+    Path("bad.txt").write_bytes(b"good \xff bad")
+    assert main(["tokenizer", "train", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not Path("T").exists()
