@@ -1,0 +1,105 @@
+"""`hf:OWNER/NAME[:CONFIG]`: a dataset of the Hugging Face Hub, streamed, never downloaded whole.
+
+The revision is looked up once and pinned, so that an interrupted `prepare` cannot go on with another one; and
+the stream's own state is kept with every piece, so that it goes on in the middle.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from gptworks.data.readings import column
+from gptworks.data.records import Document, Keys, from_record
+from gptworks.errors import DataError
+
+ROWS = 256
+"""Rows asked for at a time; a stream's state is known only between them."""
+
+LIBRARIES = ("datasets", "huggingface_hub", "httpx", "requests", "aiohttp", "fsspec", "pyarrow")
+
+State = dict[str, Any]
+
+
+def pin(name: str, split: str) -> str:
+    """What a source's name stands for, down to the revision.
+
+    Raises:
+        DataError: there is no such dataset, configuration or split, or nobody answers.
+    """
+    repository, _, configuration = name.removeprefix("hf:").partition(":")
+    try:
+        import datasets
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise DataError(f"{name}: the Hub needs the datasets library: pip install 'gptworks[data]'") from None
+
+    datasets.disable_progress_bars()
+    with _in_one_line(f"{name} (split {split})"):
+        pinned = {
+            "repository": repository,
+            "configuration": configuration or None,
+            "split": split,
+            "revision": HfApi().dataset_info(repository).sha,
+        }
+        _open(json.dumps(pinned))
+    return json.dumps(pinned)
+
+
+@contextmanager
+def _in_one_line(name: str) -> Iterator[None]:
+    """Turn what the Hub's libraries raise into a DataError with its first line."""
+    try:
+        yield
+    except Exception as error:
+        # Each version of the client lets its own HTTP library's errors through, so no list of types is complete.
+        library = type(error).__module__.partition(".")[0]
+        if not (isinstance(error, OSError | ValueError) or library.startswith(LIBRARIES)):
+            raise
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise DataError(f"{name}: {first.strip()}") from None
+
+
+@lru_cache(maxsize=8)
+def _open(pinned: str) -> Any:
+    import datasets
+
+    what = json.loads(pinned)
+    return datasets.load_dataset(
+        what["repository"],
+        what["configuration"],
+        split=what["split"],
+        revision=what["revision"],
+        streaming=True,
+    )
+
+
+def batches(pinned: str, keys: Keys, state: State | None) -> Iterator[tuple[list[Document], State]]:
+    """Documents from where `state` says, some at a time, and the state after them."""
+    name = f"hf:{json.loads(pinned)['repository']}"
+    stream, row = _stream(pinned, name, keys), 0
+    if state is not None:
+        row = state["row"]
+        stream.load_state_dict(state["stream"])
+    with _in_one_line(name):
+        for table in stream.iter(batch_size=ROWS):
+            texts, sets = (column(table, key, table.num_rows) for key in (keys.text, keys.set))
+            found = [
+                from_record({keys.text: text, keys.set: named}, keys, row + number)
+                for number, (text, named) in enumerate(zip(texts, sets, strict=True), start=1)
+            ]
+            row += table.num_rows
+            yield found, {"row": row, "stream": stream.state_dict()}
+
+
+def _stream(pinned: str, name: str, keys: Keys) -> Any:
+    """The dataset as Arrow tables with the columns that are needed."""
+    stream = _open(pinned)
+    if names := stream.column_names:
+        wanted = {part for key in keys if key for part in (key, key.partition(".")[0]) if part in names}
+        if wanted.isdisjoint((keys.text, keys.text.partition(".")[0])):
+            have = ", ".join(names)
+            raise DataError(f"{name} has no column {keys.text!r} (it has {have}); --text-key names another")
+        stream = stream.select_columns(sorted(wanted))
+    return stream.with_format("arrow")

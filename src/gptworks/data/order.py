@@ -1,0 +1,284 @@
+"""Order is a function: which rows make up step k depends on (Dataset, seed, k) and nothing else.
+
+A row is a number. `rows(step)` says which rows a step takes; `read(row)` says what tokens they are. Neither knows
+of processes, micro-batches or what came before, so "where were we" is one integer: a resumed run, or one on
+other hardware, sees exactly the data the original would have seen.
+
+Nothing here is as large as the corpus. Rows are shuffled by a Feistel network, a permutation computed entry by entry
+(Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains": cycle walking); documents by a table per shard.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from gptworks.data.dataset import Split
+from gptworks.errors import ConfigError, DataError
+
+
+class Order(Protocol):
+    """A split cut into rows, in an order without end."""
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps that see every row once."""
+        ...
+
+    def rows(self, step: int) -> np.ndarray:
+        """(B,) numbers of the rows that make up `step`, over all devices."""
+        ...
+
+    def read(self, row: int) -> np.ndarray:
+        """(T + 1,) token ids of a row: inputs, and the same shifted by one as targets."""
+        ...
+
+
+def derive_seed(*parts: int) -> int:
+    """An independent 64-bit seed for each combination of `parts`, such as (run seed, step, rank)."""
+    # SeedSequence takes missing parts for zeros: the count tells (1,) from (1, 0)
+    return int(np.random.SeedSequence([len(parts), *parts]).generate_state(1, np.uint64)[0])
+
+
+def permute(index: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Entries `index` of a pseudo-random permutation of range(size), without computing the others."""
+    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    mask = np.uint64((1 << half) - 1)
+    keys = np.random.SeedSequence(seed).generate_state(4, np.uint64)
+    values = index.astype(np.uint64)
+    outside = np.ones(len(values), dtype=bool)
+    while outside.any():  # the network permutes a power of 4 >= size: walk on until back inside
+        left, right = values[outside] >> np.uint64(half), values[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mix(right ^ key) & mask)
+        values[outside] = (left << np.uint64(half)) | right
+        outside = values >= size
+    return values.astype(np.int64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's finalizer (Steele et al. 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Stream:
+    """A split's tokens as one long line, shards after one another, as they were prepared."""
+
+    def __init__(self, split: Split) -> None:
+        self.shards = split.shards
+        self.starts = np.cumsum([0, *(len(shard.tokens) for shard in split.shards)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start,) token ids."""
+        pieces = []
+        while start < stop:
+            shard = int(np.searchsorted(self.starts, start, side="right")) - 1
+            offset = start - int(self.starts[shard])
+            pieces.append(self.shards[shard].tokens[offset : offset + stop - start])
+            start += len(pieces[-1])
+        return np.concatenate(pieces)
+
+
+class ShuffledStream(Stream):
+    """The same tokens with the shards, and the documents within each, in an epoch's random order."""
+
+    def __init__(self, split: Split, seed: int, epoch: int) -> None:
+        self.order = np.random.default_rng([seed, epoch]).permutation(len(split.shards))
+        self.shards = [split.shards[i] for i in self.order]
+        self.starts = np.cumsum([0, *(len(shard.tokens) for shard in self.shards)])
+        self.seed, self.epoch = seed, epoch
+        self.tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        pieces = []
+        while start < stop:
+            place = int(np.searchsorted(self.starts, start, side="right")) - 1
+            begins, ends = self._table(place)
+            within = start - int(self.starts[place])
+            document = int(np.searchsorted(ends, within, side="right"))
+            into = within - (int(ends[document - 1]) if document else 0)
+            length = min(int(ends[document]) - within, stop - start)
+            offset = int(begins[document]) + into
+            pieces.append(self.shards[place].tokens[offset : offset + length])
+            start += length
+        return np.concatenate(pieces)
+
+    def _table(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where each document of a shard begins on disk, and where it ends in this order."""
+        if place not in self.tables:
+            stops = self.shards[place].ends.astype(np.int64)
+            begins = np.concatenate([[0], stops[:-1]])
+            order = np.random.default_rng([self.seed, self.epoch, int(self.order[place])]).permutation(
+                len(stops)
+            )
+            self.tables[place] = begins[order], np.cumsum((stops - begins)[order])
+        return self.tables[place]
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Documents in random order, packed end to end, cut into windows, which are shuffled too. Fresh every epoch."""
+
+    split: Split
+    context: int
+    batch: int
+    """Rows a step takes."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        _need(self.split, self.context)
+
+    @property
+    def per_epoch(self) -> int:
+        return (self.split.n_tokens - 1) // self.context
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.per_epoch / self.batch
+
+    def rows(self, step: int) -> np.ndarray:
+        return _endless(step, self.batch, self.per_epoch, self.seed)
+
+    def read(self, row: int) -> np.ndarray:
+        epoch, window = divmod(row, self.per_epoch)
+        start = window * self.context
+        return _shuffled_stream(self.split, self.seed, epoch).read(start, start + self.context + 1)
+
+
+@lru_cache(maxsize=2)  # a step may reach into the next epoch
+def _shuffled_stream(split: Split, seed: int, epoch: int) -> ShuffledStream:
+    return ShuffledStream(split, seed, epoch)
+
+
+@dataclass(frozen=True)
+class Strided:
+    """Windows of the text as it was prepared, `stride` tokens apart; the last is moved back to end with the text."""
+
+    split: Split
+    context: int
+    stride: int
+    batch: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        _need(self.split, self.context)
+        if self.stride > self.context:
+            raise ConfigError(
+                f"train.stride={self.stride} is over model.context={self.context}: it would skip text"
+            )
+
+    @property
+    def per_epoch(self) -> int:
+        return -(-(self.split.n_tokens - 1 - self.context) // self.stride) + 1
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.per_epoch / self.batch
+
+    def rows(self, step: int) -> np.ndarray:
+        return _endless(step, self.batch, self.per_epoch, self.seed)
+
+    def read(self, row: int) -> np.ndarray:
+        start = min(row % self.per_epoch * self.stride, self.split.n_tokens - 1 - self.context)
+        return Stream(self.split).read(start, start + self.context + 1)
+
+
+@dataclass(frozen=True)
+class Random:
+    """Windows that begin anywhere, drawn with replacement."""
+
+    split: Split
+    context: int
+    batch: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        _need(self.split, self.context)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return (self.split.n_tokens - 1) / self.context / self.batch
+
+    def rows(self, step: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, step]).integers(
+            self.split.n_tokens - self.context, size=self.batch
+        )
+
+    def read(self, row: int) -> np.ndarray:
+        return Stream(self.split).read(int(row), int(row) + self.context + 1)
+
+
+class Documents:
+    """Whole documents, each step's of one length, so that nothing is padded. Longer ones are cut to the context."""
+
+    def __init__(self, split: Split, context: int, batch_tokens: int, seed: int) -> None:
+        self.split, self.seed = split, seed
+        self.stream = Stream(split)
+        ends = [
+            shard.ends.astype(np.int64) + start
+            for shard, start in zip(split.shards, self.stream.starts, strict=False)
+        ]
+        stops = np.concatenate(ends) if ends else np.zeros(0, np.int64)
+        self.begins = np.concatenate([[0], stops[:-1]])
+        self.lengths = np.minimum(stops - self.begins, context + 1)
+        usable = np.flatnonzero(self.lengths >= 2)
+        if not len(usable):
+            raise DataError("no document has two tokens, so there is nothing to predict")
+        by_length = usable[np.argsort(self.lengths[usable], kind="stable")]
+        self.batches: list[np.ndarray] = []
+        for same in np.split(by_length, np.flatnonzero(np.diff(self.lengths[by_length])) + 1):
+            per_batch = max(1, batch_tokens // int(self.lengths[same[0]]))
+            self.batches += np.split(same, range(per_batch, len(same), per_batch))
+        self.steps_per_epoch = float(len(self.batches))
+
+    def rows(self, step: int) -> np.ndarray:
+        number = _endless(step, 1, len(self.batches), self.seed)[0] % len(self.batches)
+        return self.batches[int(number)]
+
+    def read(self, row: int) -> np.ndarray:
+        start = int(self.begins[row])
+        return self.stream.read(start, start + int(self.lengths[row]))
+
+
+def fixed_windows(split: Split, context: int, tokens: int) -> list[np.ndarray]:
+    """The same `tokens` tokens' worth of windows whenever asked, spread evenly over the split: for evaluation.
+
+    Raises:
+        DataError: the split is shorter than one window.
+    """
+    _need(split, context)
+    have = (split.n_tokens - 1) // context
+    picked = np.unique(np.linspace(0, have - 1, num=max(1, min(have, tokens // context)), dtype=np.int64))
+    stream = Stream(split)
+    return [stream.read(int(w) * context, int(w) * context + context + 1) for w in picked]
+
+
+def _endless(step: int, batch: int, size: int, seed: int) -> np.ndarray:
+    """Rows of a step in an endless row of permutations: row = epoch * size + place within the epoch's order."""
+    wanted = np.arange(step * batch, (step + 1) * batch)
+    epochs = wanted // size
+    found: list[np.ndarray] = [
+        epoch * size + permute(wanted[epochs == epoch] % size, size, derive_seed(seed, int(epoch)))
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
+    ]
+    return np.concatenate(found)
+
+
+def _need(split: Split, context: int) -> None:
+    if split.n_tokens < context + 1:
+        raise DataError(
+            f"the {split.name} split has {split.n_tokens:,} tokens, fewer than one row of model.context={context} "
+            f"tokens and the next: give more text, or --model.context {max(1, split.n_tokens // 4)}"
+        )
+
+
+def stack(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """(B, T + 1) int64 ids of rows of one length."""
+    return np.stack(rows).astype(np.int64)

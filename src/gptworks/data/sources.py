@@ -1,0 +1,133 @@
+"""From what a person calls a source to the files it is made of.
+
+A source is a file, a folder, `python` or `hf:OWNER/NAME[:CONFIG]`. What it is made of is found out before
+anything is read, so that missing files and bad names are refused at the door, and so that an interrupted
+`prepare` can tell whether its inputs are still the same.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from gptworks.data import python_text
+from gptworks.errors import DataError
+from gptworks.recipe import PrepareOptions
+
+Format = Literal["text", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "csv", "tokens"]
+
+SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonl.gz": "jsonl.gz",
+    ".json.gz": "jsonl.gz",
+    ".jsonl.zst": "jsonl.zst",
+    ".json.zst": "jsonl.zst",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".bin": "tokens",
+}
+"""Everything else is text."""
+
+
+class File(NamedTuple):
+    """A file of a source, as it was when the source was looked at."""
+
+    path: Path
+    name: str
+    """Relative to the source, so that moving a corpus does not change it."""
+    format: Format
+    size: int
+    modified_ns: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source and what it is made of."""
+
+    name: str
+    """As the person spelled it."""
+    files: tuple[File, ...]
+    hub: str = ""
+    """For hf: sources, what pins the content: repository, configuration, split and revision."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes on disk; None if nobody knows."""
+        return None if self.hub else sum(file.size for file in self.files)
+
+    @property
+    def is_python(self) -> bool:
+        return self.name == "python"
+
+    @property
+    def identity(self) -> str:
+        """Changes when a file is added, removed or written to, or with the Hub's revision or the Python."""
+        listed = [file[1:] for file in self.files]
+        python = sys.version if self.is_python else ""
+        return hashlib.sha256(json.dumps([listed, self.hub, python]).encode()).hexdigest()
+
+
+def find(name: str, options: PrepareOptions) -> Source:
+    """What a source is made of.
+
+    Raises:
+        DataError: there is no such file, folder or dataset, or nothing in it can be read.
+    """
+    if name == "python":
+        return Source(name, tuple(_file(path, path.name, "text") for path in python_text.modules()))
+    if name.startswith("hf:"):
+        from gptworks.data import hub  # needs the extra [data]
+
+        return Source(name, (), hub.pin(name, options.split))
+    path = Path(name)
+    if path.is_dir():
+        return Source(name, tuple(_folder(path)))
+    if not path.exists():
+        raise DataError(
+            f"there is no source {name!r}: not a file, a folder, `python`, nor hf:OWNER/NAME[:CONFIG]"
+        )
+    return Source(name, (_file(path, path.name, _format(path)),))
+
+
+def _file(path: Path, name: str, format: Format) -> File:
+    found = path.stat()
+    return File(path, name, format, found.st_size, found.st_mtime_ns)
+
+
+def _folder(root: Path) -> Iterator[File]:
+    """The files of a folder in the order of their names, hidden ones left out."""
+    paths = sorted(_walk(root), key=lambda path: path.relative_to(root).as_posix())
+    formats = {path: _format(path) for path in paths}
+    if "tokens" in formats.values():  # a folder of shards: what lies beside them is about them
+        formats = {path: format for path, format in formats.items() if format == "tokens"}
+    if not formats:
+        raise DataError(f"the folder {root} has no files to read")
+    for path, format in formats.items():
+        yield _file(path, path.relative_to(root).as_posix(), format)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
+        for name in names:
+            path = Path(folder) / name
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _format(path: Path) -> Format:
+    name = path.name.lower()
+    for suffix, format in SUFFIXES.items():
+        if name.endswith(suffix):
+            return format
+    if name.endswith((".gz", ".zst", ".xz", ".bz2", ".zip")):
+        raise DataError(
+            f"{path}: of compressed files only .jsonl.gz and .jsonl.zst can be read; unpack it first"
+        )
+    return "text"
