@@ -1,0 +1,201 @@
+"""Models in and out of Hugging Face folders.
+
+    FOLDER/config.json            the shape (hf_config.py), and the ids of the tokenizer's beginning and end
+           generation_config.json the same ids, for transformers' generate
+           model.safetensors      weights, laid out as layout.py says; or in shards with an index
+           tokenizer.json tokenizer_config.json
+
+Nothing is ever unpickled: a `pytorch_model.bin` is read with `weights_only`.
+"""
+
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gptworks.errors import CheckpointError
+from gptworks.model.build import VOCABULARY, Model, skeleton
+from gptworks.model.config import ModelConfig
+from gptworks.model.find import resolve
+from gptworks.model.gpt2 import sinusoids
+from gptworks.model.hf_config import from_hf, to_hf
+from gptworks.model.layout import Tensors, from_disk, pad_rows, to_disk
+from gptworks.text.tokenizer import Tokenizer
+
+__all__ = ["load", "load_into", "load_tokenizer", "read_config", "resolve", "save"]
+
+WEIGHTS: dict[str, Callable[[Path], Tensors]] = {
+    "model.safetensors": load_file,
+    "pytorch_model.bin": lambda file: torch.load(file, map_location="cpu", weights_only=True),
+}
+"""Where weights may be, best first, and what reads them; each also in shards that NAME.index.json lists."""
+
+
+def save(model: Model, folder: Path, tokenizer: Tokenizer | None = None) -> None:
+    """Write a model as a folder that `transformers` opens as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    end = None if tokenizer is None else tokenizer.eos_id
+    begin = end if tokenizer is None or tokenizer.bos_id is None else tokenizer.bos_id
+    ids = {"bos_token_id": begin, "eos_token_id": end}
+    dtype = str(model.head_weight.dtype).removeprefix("torch.")
+    _write_json(folder / "config.json", to_hf(model.config) | ids | {"dtype": dtype})
+    _write_json(folder / "generation_config.json", ids | {"pad_token_id": end})
+    save_file(to_disk(model), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes 0600; clusters share folders
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def load(
+    folder: Path, *, overrides: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
+) -> Model:
+    """The model of a folder, on the CPU, in evaluation mode.
+
+    `overrides` are fields of ModelConfig that leave the weights' meaning alone: dropout, dropout_at,
+    frozen_embedding, and a context, which learned positions limit.
+
+    Raises:
+        CheckpointError: no model there, damaged files, or a network that is not implemented here.
+    """
+    config = read_config(folder)
+    tensors, config = from_disk(read_tensors(folder), config)
+    if overrides:
+        tensors, config = _override(tensors, config, overrides, folder)
+    model = skeleton(config)
+    model.load_state_dict(_fit(tensors, model, folder, dtype), assign=True)
+    return model.eval()
+
+
+def load_into(model: Model, folder: Path) -> None:
+    """Replace the weights of a model, wherever they are, by those of a folder.
+
+    Raises:
+        CheckpointError: damaged files, or a network of another shape.
+    """
+    tensors, _ = from_disk(read_tensors(folder), model.config)
+    model.load_state_dict(_fit(tensors, model, folder, model.head_weight.dtype))
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer in a model folder.
+
+    Raises:
+        CheckpointError: there is none.
+        DataError: there is one, but it is damaged or of an unknown kind.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise CheckpointError(
+            f"{folder} has no tokenizer; put tokenizer.json there, as the model was trained with"
+        )
+    return Tokenizer.load(folder)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The shape of the model in a folder.
+
+    Raises:
+        CheckpointError: no config.json, or one that cannot be followed.
+    """
+    try:
+        return from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} holds no model: it has no config.json") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder}/config.json cannot be read: {error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+
+
+def read_tensors(folder: Path) -> Tensors:
+    """Every tensor of a folder, as it is on disk.
+
+    Raises:
+        CheckpointError: none there, or damaged.
+    """
+    for name, reader in WEIGHTS.items():
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return _read(folder / name, reader)
+        if index.is_file():
+            return {key: tensor for shard in _shards(index) for key, tensor in _read(shard, reader).items()}
+    looked = ", ".join(name for file in WEIGHTS for name in (file, f"{file}.index.json"))
+    raise CheckpointError(f"{folder} holds no weights; looked for {looked}")
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [index.with_name(name) for name in sorted(set(names))]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} cannot be read: {error!r}") from None
+
+
+def _read(file: Path, reader: Callable[[Path], Tensors]) -> Tensors:
+    try:
+        tensors = reader(file)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing") from None
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {str(error).partition('.')[0]}") from None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in tensors.values()
+    ):
+        raise CheckpointError(f"{file} holds something other than named tensors")
+    return tensors
+
+
+def _override(
+    tensors: Tensors, config: ModelConfig, overrides: Mapping[str, Any], folder: Path
+) -> tuple[Tensors, ModelConfig]:
+    context = overrides.get("context", config.context)
+    if config.family == "gpt2" and context != config.context:
+        if config.positions == "sinusoidal":
+            table = sinusoids(context, config.n_embd)
+        elif context < config.context:
+            table = tensors["transformer.wpe.weight"][:context]
+        else:
+            raise CheckpointError(
+                f"{folder} has learned {config.context} positions: model.context={context} is too long for it"
+            )
+        tensors = tensors | {"transformer.wpe.weight": table}
+    return tensors, replace(config, **overrides)
+
+
+def _fit(tensors: Tensors, model: Model, folder: Path, dtype: torch.dtype) -> Tensors:
+    """Padded, in `dtype`, and exactly the model's parameters.
+
+    Raises:
+        CheckpointError: tensors are missing, too many, or of other shapes.
+    """
+    params = dict(model.named_parameters())
+    if missing := sorted(params.keys() - tensors.keys()):
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} tensors of its network: {', '.join(missing[:3])} ..."
+        )
+    if extra := sorted(tensors.keys() - params.keys()):
+        raise CheckpointError(
+            f"{folder} holds {len(extra)} tensors its network has no place for: {', '.join(extra[:3])} ..."
+        )
+    fitted = {}
+    for name, param in params.items():
+        wanted = (
+            (model.config.vocab_size, *param.shape[1:]) if name.endswith(VOCABULARY) else tuple(param.shape)
+        )
+        tensor = tensors[name]
+        if tuple(tensor.shape) != wanted:
+            raise CheckpointError(
+                f"{folder}: {name} has shape {tuple(tensor.shape)}, config.json says {wanted}"
+            )
+        tensor = pad_rows(tensor, len(param)) if len(tensor) < len(param) else tensor
+        fitted[name] = tensor.to(dtype).contiguous()
+    return fitted
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,60 @@
+"""What MODEL means on a command line: one function, and nothing is guessed."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from gptworks import runs
+from gptworks.errors import CheckpointError
+
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
+
+
+def resolve(spec: str) -> Path:
+    """The folder of a MODEL: a checkpoint, `RUN`, `RUN@best`, `RUN@step-400`, a model folder or a Hub id.
+
+    Raises:
+        CheckpointError: there is no such model; the message says what was looked for.
+    """
+    name, which = runs.split_spec(spec)
+    path = Path(name)
+    if runs.is_run(path):
+        return runs.find_checkpoint(path, which)
+    if which is not None:
+        raise CheckpointError(f"{name} is not a run, so {spec} does not exist")
+    if (path / "config.json").is_file():
+        return path
+    if path.is_dir():
+        raise CheckpointError(f"{spec} is no model: it has neither config.json nor checkpoints/")
+    if path.exists():
+        raise CheckpointError(f"{spec} is a file; a model is a folder")
+    if not HUB_ID.fullmatch(name) or name.startswith("."):
+        raise CheckpointError(f"there is no folder {spec}")
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    """A Hub repository's local copy, downloaded if need be; `.bin` weights only if there are no others."""
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, "pytorch_model*.bin"]))
+    except GatedRepoError:
+        raise CheckpointError(
+            f"{name} on the Hugging Face Hub is gated: accept its terms there, then set HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise CheckpointError(
+            f"{name} is neither a folder here nor a model on the Hugging Face Hub"
+        ) from None
+    except (LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
+        raise CheckpointError(
+            f"{name} is no folder here, and the Hugging Face Hub cannot be asked: {reason}"
+        ) from None
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{name} on the Hugging Face Hub is no model: it has no config.json")
+    return folder

@@ -1,0 +1,93 @@
+"""Where Hugging Face's tensors differ from our networks' parameters: names, transposes, biases, padding rows.
+
+GPT-2's linear layers are stored transposed ("Conv1D"), biases that a network does not have are stored as
+zeros, embeddings are stored without padding rows, and old files have other prefixes and buffers.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gptworks.model.build import VOCABULARY, Model
+from gptworks.model.config import BIAS_PARTS, ModelConfig
+from gptworks.model.gpt2 import sinusoids
+
+Tensors = dict[str, Tensor]
+
+CONV1D = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
+NOT_OURS = re.compile(r"\.attn\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$|^score\.")
+"""Causal masks and frequencies in old files, and a classifier's head."""
+
+
+def to_disk(model: Model) -> Tensors:
+    """A model's parameters as a folder names and lays them out."""
+    config = model.config
+    tensors = {name: param.detach().cpu() for name, param in model.named_parameters()}
+    for name, tensor in tensors.items():
+        if name.endswith(VOCABULARY):
+            tensors[name] = tensor[: config.vocab_size]
+        elif config.family == "gpt2" and CONV1D.search(name):
+            tensors[name] = tensor.T
+    dtype = model.head_weight.dtype
+    tensors |= {name: torch.zeros(size, dtype=dtype) for name, size in _absent_biases(config)}
+    return {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}
+
+
+def from_disk(tensors: Tensors, config: ModelConfig) -> tuple[Tensors, ModelConfig]:
+    """A folder's tensors under our names, without padding rows, and the config they really have.
+
+    Another program may have trained biases or positions that our note in config.json says are not there: what
+    is found in the tensors counts.
+    """
+    prefix = "transformer." if config.family == "gpt2" else "model."
+    ours = {}
+    for name, tensor in tensors.items():
+        if NOT_OURS.search(name) or (name == "lm_head.weight" and config.tied):
+            continue
+        full = name if name.startswith((prefix, "lm_head.")) else prefix + name
+        ours[full] = tensor.T if config.family == "gpt2" and CONV1D.search(name) else tensor
+    absent = [name for name, _ in _absent_biases(config) if name in ours]
+    if any(bool(ours[name].any()) for name in absent):
+        config = replace(config, bias=BIAS_PARTS)
+    else:
+        for name in absent:
+            del ours[name]
+    table = ours.get("transformer.wpe.weight")
+    if config.positions == "sinusoidal" and table is not None and not _is_sinusoidal(table):
+        config = replace(config, positions="learned")
+    return ours, config
+
+
+def pad_rows(tensor: Tensor, rows: int) -> Tensor:
+    """(V, C) -> (rows, C): zeros below."""
+    return torch.cat([tensor, tensor.new_zeros(rows - len(tensor), *tensor.shape[1:])])
+
+
+def _is_sinusoidal(table: Tensor) -> bool:
+    return torch.allclose(
+        table.float(), sinusoids(*table.shape), rtol=0, atol=0.01
+    )  # half precision is still near
+
+
+def _absent_biases(config: ModelConfig) -> Iterator[tuple[str, int]]:
+    """Names and sizes of the biases that GPT2LMHeadModel has and this network has not."""
+    if config.family != "gpt2":
+        return
+    C = config.n_embd
+    within = (
+        ("norm", "ln_1", C),
+        ("qkv", "attn.c_attn", 3 * C),
+        ("proj", "attn.c_proj", C),
+        ("norm", "ln_2", C),
+        ("mlp", "mlp.c_fc", config.n_inner),
+        ("mlp", "mlp.c_proj", C),
+    )
+    for layer in range(config.n_layer):
+        for part, name, size in within:
+            if part not in config.bias:
+                yield f"transformer.h.{layer}.{name}.bias", size
+    if "norm" not in config.bias:
+        yield "transformer.ln_f.bias", C

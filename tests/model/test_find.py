@@ -1,0 +1,92 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gptworks.errors import CheckpointError
+from gptworks.model.find import resolve
+from tests import hub
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run's folder with checkpoints at steps 100 and 200; the first was the better one."""
+    run = tmp_path / "run"
+    for step, epoch, val_loss in ((100, 0.5, 2.0), (200, 1.0, 3.0)):
+        folder = run / "checkpoints" / f"step-{step:06d}"
+        (folder / "trainer").mkdir(parents=True)
+        state = {"step": step, "epoch": epoch, "val_loss": val_loss, "kept": False}
+        (folder / "trainer" / "state.json").write_text(json.dumps(state))
+        (folder / "trainer" / "complete.json").write_text('{"sha256": {}}')
+        (folder / "config.json").write_text("{}")
+    return run
+
+
+def test_a_run_means_its_newest_checkpoint_or_the_one_named(run: Path):
+    for spec, step in (("", 200), ("@best", 100), ("@step-100", 100), ("@epoch-0.5", 100), ("@epoch-1", 200)):
+        assert resolve(f"{run}{spec}") == run / "checkpoints" / f"step-{step:06d}"
+
+
+def test_a_model_folder_is_itself(run: Path):
+    folder = run / "checkpoints" / "step-000100"
+    assert resolve(str(folder)) == folder
+
+
+def test_what_is_not_there_is_said(run: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("x")
+    for spec, message in (
+        (f"{run}@step-7", "write best, epoch-2.5 or one of step-100, step-200"),
+        (f"{run / 'checkpoints' / 'step-000100'}@best", "is not a run, so .*@best does not exist"),
+        (str(tmp_path / "empty"), "empty is no model: it has neither config.json nor checkpoints/"),
+        (str(tmp_path / "file.txt"), r"file\.txt is a file; a model is a folder"),
+        (str(tmp_path / "nowhere"), "there is no folder .*nowhere"),
+        ("./gpt2", "there is no folder ./gpt2"),
+        ("a/b/c", "there is no folder a/b/c"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            resolve(spec)
+        assert re.search(message, str(caught.value)), caught.value
+
+
+def ask(endpoint: str, home: Path, *specs: str) -> list[str]:
+    """What resolving says, in a process that knows this Hub only."""
+    code = (
+        "import sys; from gptworks.errors import CheckpointError; from gptworks.model.find import resolve\n"
+        "for spec in sys.argv[1:]:\n"
+        "    try:\n"
+        "        print(sorted(file.name for file in resolve(spec).iterdir()))\n"
+        "    except CheckpointError as error:\n"
+        "        print(error)\n"
+    )
+    command = [sys.executable, "-c", code, *specs]
+    environment = hub.environment(endpoint, home) | {"PYTHONPATH": ":".join(sys.path)}
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+
+def test_a_hub_id_is_downloaded_once_and_kept(tmp_path: Path):
+    new, old, empty = (tmp_path / "models" / "someone" / name for name in ("new", "old", "empty"))
+    for folder, files in (
+        (new, ("config.json", "model.safetensors", "pytorch_model.bin", "notes.pdf")),
+        (old, ("config.json", "pytorch_model.bin", "vocab.json", "merges.txt")),
+        (empty, ("README.md",)),
+    ):
+        folder.mkdir(parents=True)
+        for file in files:
+            (folder / file).write_text("{}")
+    with hub.serve(tmp_path) as endpoint:
+        said = ask(endpoint, tmp_path, "someone/new", "someone/old", "someone/empty", "someone/absent")
+    assert said == [
+        "['config.json', 'model.safetensors']",
+        "['config.json', 'merges.txt', 'pytorch_model.bin', 'vocab.json']",
+        "someone/empty on the Hugging Face Hub is no model: it has no config.json",
+        "someone/absent is neither a folder here nor a model on the Hugging Face Hub",
+    ]
+    gone = ask(endpoint, tmp_path, "someone/new", "someone/absent")
+    assert gone[0] == said[0]
+    assert "someone/absent is no folder here, and the Hugging Face Hub cannot be asked: " in gone[1]
