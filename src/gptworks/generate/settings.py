@@ -1,0 +1,53 @@
+"""How text is generated: the options of `gptworks generate`, and of everything else that calls the engine.
+
+No torch here, so that `--help` is instant.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeFloat, NonNegativeInt, PositiveInt
+from cyclopts.validators import Number
+
+from gptworks.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings:
+    """What to draw, how much, and where to stop."""
+
+    max_tokens: PositiveInt = 64
+    """Tokens per sample at most; fewer at a stop string, the end of text, or the model's context."""
+    temperature: NonNegativeFloat = 0.8
+    """Below 1 sharpens, above 1 flattens the distribution; 0 always takes the likeliest token."""
+    top_k: NonNegativeInt = 50
+    """Draw from the k likeliest tokens; 0: from all."""
+    top_p: Annotated[float, Parameter(validator=Number(gt=0, lte=1))] = 1.0
+    """Draw from the fewest likeliest tokens that together have this probability; 1: from all."""
+    min_p: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.0
+    """Leave out tokens less likely than this times the likeliest; 0: none."""
+    samples: PositiveInt = 1
+    """Continuations of the prompt. Sample i is the same however many are asked for."""
+    seed: NonNegativeInt = 0
+    """Another seed draws other samples."""
+    stop: Annotated[tuple[str, ...], Parameter(negative_iterable=())] = ()
+    r"""End before any of these strings. Escapes such as \n are interpreted."""
+    beams: NonNegativeInt = 0
+    """Search for the likeliest text with this many beams instead of drawing (temperature, top-k, top-p, min-p
+    and seed then do nothing); 0: draw."""
+    length_penalty: float = 1.0
+    """With beams: a text's log-probability is divided by its length to this power; above 0 favours long."""
+
+    def check(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises:
+            ConfigError: more samples than beams, or an empty stop string.
+        """
+        if self.beams and self.samples > self.beams:
+            raise ConfigError(
+                f"--samples {self.samples} needs at least as many beams, not --beams {self.beams}"
+            )
+        if "" in self.stop:
+            raise ConfigError("--stop '' would end every text before it begins; give at least one character")
