@@ -1,0 +1,154 @@
+"""`gptworks inspect PATH`: what is this?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from gptworks.errors import UserError
+
+
+def inspect(
+    path: Annotated[str, Parameter(help="A Dataset, Run, Checkpoint or MODEL; or the word `presets`.")],
+    /,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")] = False,
+    verify: Annotated[bool, Parameter(help="Check every checksum (reads everything).")] = False,
+) -> None:
+    """Say what something is: sizes, counts, where it came from, and a first document or the last sample."""
+    facts = _presets() if path == "presets" else _facts(path, verify=verify)
+    if as_json:
+        print(json.dumps(facts, indent=1, default=str))
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {_plain(value)}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value)
+    return str(value)
+
+
+def _facts(path: str, *, verify: bool) -> dict[str, Any]:
+    from gptworks import runs
+    from gptworks.model import find
+
+    folder = Path(path)
+    if (folder / "manifest.json").is_file():
+        return _dataset(folder, verify=verify)
+    if folder.is_dir() and runs.is_run(folder):
+        return _run(folder, verify=verify)
+    if (
+        not folder.exists()
+        and folder.parent.is_dir()
+        and "/" in path.strip("/").replace("\\", "/")
+        and path.count("/") > 1
+    ):
+        raise UserError(f"there is nothing at {path}")
+    return _model(find.resolve(path), verify=verify)
+
+
+def _dataset(folder: Path, *, verify: bool) -> dict[str, Any]:
+    from gptworks.data.dataset import Dataset
+
+    dataset = Dataset.open(folder, verify=verify)
+    tokenizer = dataset.tokenizer()
+    facts: dict[str, Any] = {"Dataset": str(folder), "fingerprint": dataset.fingerprint, "verified": verify}
+    for name in ("train", "val"):
+        split = dataset.split(name)
+        if split is not None:
+            facts[name] = {
+                "tokens": split.n_tokens,
+                "documents": split.n_documents,
+                "shards": len(split.shards),
+                "bytes of text per token": round(dataset.bytes_per_token(name), 3),
+            }
+    facts |= {
+        "vocabulary": dataset.vocab_size,
+        "dtype": str(dataset.dtype),
+        "tokenizer": dataset.tokenizer_fingerprint,
+    }
+    train = dataset.split("train")
+    if train is not None and train.shards:
+        first = train.shards[0]
+        facts["first document"] = repr(tokenizer.decode(first.tokens[: min(int(first.ends[0]), 80)].tolist()))
+    return facts
+
+
+def _run(run: Path, *, verify: bool) -> dict[str, Any]:
+    from gptworks import runs
+
+    rows = runs.read_rows(run / "metrics.jsonl")
+    steps = [row for row in rows if "loss" in row]
+    measured = [row for row in rows if "val_loss" in row]
+    facts: dict[str, Any] = {"Run": str(run)}
+    if steps:
+        last = steps[-1]
+        facts["progress"] = {"step": last["step"], "tokens": last["tokens"], "epochs": last["epoch"]}
+        facts["last loss"] = last["loss"]
+        facts["speed"] = f"{last['tokens_per_second']:,.0f} tokens/s"
+    if measured:
+        best = min(measured, key=lambda row: row["val_loss"])
+        facts["validation loss"] = {
+            "last": measured[-1]["val_loss"],
+            "best": best["val_loss"],
+            "at step": best["step"],
+        }
+        facts["bits per byte"] = measured[-1].get("val_bpb")
+    have = runs.checkpoints(run)
+    facts["checkpoints"] = [checkpoint.path.name for checkpoint in have] or "none yet"
+    if have:
+        facts |= {f"model: {name}": value for name, value in _model(have[-1].path, verify=verify).items()}
+    samples = runs.read_rows(run / "samples.jsonl")
+    if samples:
+        facts["last sample"] = repr(samples[-1]["prompt"] + samples[-1]["text"])[:300]
+    return facts
+
+
+def _model(folder: Path, *, verify: bool) -> dict[str, Any]:
+    from gptworks import runs
+    from gptworks.model import checkpoint, sizing
+
+    config = checkpoint.read_config(folder)
+    facts: dict[str, Any] = {
+        "Checkpoint": str(folder),
+        "family": config.family,
+        "parameters": sizing.parameters(config),
+        "shape": f"{config.n_layer} layers, {config.n_embd} wide, {config.n_head} heads, context {config.context}",
+        "vocabulary": config.vocab_size,
+        "files": {file.name: file.stat().st_size for file in sorted(folder.glob("*")) if file.is_file()},
+    }
+    if (folder / runs.STATE).is_file():
+        state = json.loads((folder / runs.STATE).read_text(encoding="utf-8"))
+        facts["trained"] = {name: state[name] for name in ("step", "epoch", "tokens") if name in state}
+        if verify:
+            facts["checksums"] = runs.damage(folder) or "good"
+    return facts
+
+
+def _presets() -> dict[str, Any]:
+    from gptworks.model import sizing
+    from gptworks.model.config import PRESETS, resolve
+    from gptworks.recipe import ModelOptions
+
+    facts = {}
+    for name in PRESETS:
+        config = resolve(ModelOptions(preset=name), 50257)
+        facts[name] = (
+            f"{config.family}, {sizing.parameters(config) / 1e6:,.1f} M parameters, {config.n_layer} layers, "
+            f"{config.n_embd} wide, {config.n_head} heads, context {config.context}"
+        )
+    return facts

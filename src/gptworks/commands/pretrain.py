@@ -1,0 +1,208 @@
+"""`gptworks pretrain`: a Dataset in, a Run out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from gptworks.errors import ConfigError
+from gptworks.recipe import (
+    EvalOptions,
+    LogOptions,
+    ModelOptions,
+    OptimOptions,
+    Recipe,
+    SampleOptions,
+    SaveOptions,
+    TrainOptions,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gptworks.data.dataset import Dataset
+    from gptworks.train.pretraining import Pretraining
+    from gptworks.train.session import Duties
+    from gptworks.world import World
+
+STOPPED = 75
+"""Exit status of a run that was asked to stop and can be resumed (sysexits.h: EX_TEMPFAIL)."""
+
+
+def pretrain(
+    recipe: Annotated[Path | None, Parameter(help="A TOML recipe; flags beat it.")] = None,  # noqa: ARG001 - read by cli
+    /,
+    *,
+    data: Annotated[Path | None, Parameter(help="Dataset folder, from `gptworks prepare`.")] = None,
+    out: Annotated[Path | None, Parameter(help="Run folder to make.")] = None,
+    base: Annotated[str | None, Parameter(help="MODEL to start from instead of new weights.")] = None,
+    resume: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Go on where the run stopped; start if there is nothing yet; fine if finished."
+        ),
+    ] = False,
+    model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+    train: TrainOptions = TrainOptions(),  # noqa: B008
+    optim: OptimOptions = OptimOptions(),  # noqa: B008
+    eval: EvalOptions = EvalOptions(),  # noqa: B008
+    save: SaveOptions = SaveOptions(),  # noqa: B008
+    sample: SampleOptions = SampleOptions(),  # noqa: B008
+    log: LogOptions = LogOptions(),  # noqa: B008
+) -> None:
+    """Train a GPT on a Dataset.
+
+    Stop it at any moment, even by pulling the plug: the same command with --resume goes on exactly.
+    """
+    if data is None or out is None:
+        raise ConfigError(
+            f"pretrain needs --{'data DATASET' if data is None else 'out RUN'}, as a flag or in the recipe"
+        )
+    whole = Recipe(
+        data=data,
+        out=out,
+        base=base,
+        model=model,
+        train=train,
+        optim=optim,
+        eval=eval,
+        save=save,
+        sample=sample,
+        log=log,
+    )
+    if train_run(whole, resume=resume) not in {None, "train.max_hours"}:
+        raise SystemExit(STOPPED)
+
+
+def train_run(recipe: Recipe, *, resume: bool) -> str | None:
+    """Do, or go on with, the run a recipe describes; returns what stopped it early, or None."""
+    from gptworks import runs
+    from gptworks.data.dataset import Dataset
+    from gptworks.report import terminal
+    from gptworks.train import parallel, record, saving
+    from gptworks.train.pretraining import settle
+    from gptworks.train.session import Session, resume_point
+    from gptworks.train.trainer import Trainer
+    from gptworks.world import world
+
+    run = recipe.out
+    assert run is not None
+    assert recipe.data is not None
+    if not resume and runs.checkpoints(run):
+        raise ConfigError(f"{run} already holds a run; add --resume to go on with it, or give another --out")
+    with world() as w:
+        say: Callable[[str], None] = terminal.say if w.main else _silent
+        dataset = Dataset.open(recipe.data)
+        recipe = record.adopt(recipe) if resume else recipe
+        work = settle(recipe, dataset, w)
+        recipe = record.resolved(recipe, work)
+        if resume:
+            record.check_same(recipe, dataset, say)
+        trainer = Trainer(
+            parallel.prepare(work.model, recipe.train, w), work.task, work.plan, recipe.optim, w
+        )
+        runs.need_space(run, 2 * saving.size_on_disk(trainer), "a run (two checkpoints)")
+        with runs.locked(run, hold=w.main):
+            point = resume_point(run, say, clear=w.main) if resume else None
+            if w.main:
+                record.write(recipe, dataset, w)
+            _announce(work, dataset, w, say)
+            done = 0 if point is None else runs.checkpoints(run)[-1].step
+            with terminal.TrainingDisplay(work.plan.max_steps, done, silent=not w.main) as display:
+                reason = Session(run, trainer, _duties(recipe, work, w), display).go(point)
+            if w.main:
+                _farewell(run, trainer.step, work.plan.max_steps, reason)
+        return reason
+
+
+def _silent(_: str) -> None:
+    """What processes other than the main one say."""
+
+
+def _announce(work: Pretraining, dataset: Dataset, world: World, say: Callable[[str], None]) -> None:
+    from gptworks.model import sizing
+    from gptworks.world import describe
+
+    config, plan = work.config, work.plan
+    rows = len(work.task.order.rows(0))
+    say(
+        f"{config.family} model: {sizing.parameters(config):,} parameters "
+        f"({config.n_layer} layers, {config.n_embd} wide, {config.n_head} heads, context {config.context})"
+    )
+    train = dataset.split("train")
+    assert train is not None
+    say(
+        f"{dataset.path}: {train.n_tokens:,} tokens; {plan.max_steps:,} steps = "
+        f"{plan.max_steps / work.steps_per_epoch:.2f} epochs"
+    )
+    cut = -(-max(1, rows // world.size) // plan.micro_batch)
+    say(
+        f"{describe(world.device)}, {plan.precision.name}; {rows} rows a step, {plan.micro_batch} at once ({cut} times)"
+        + (f" on each of {world.size} processes" if world.size > 1 else "")
+    )
+
+
+def _duties(recipe: Recipe, work: Pretraining, world: World) -> Duties:
+    from gptworks.model import sizing
+    from gptworks.train.peak import peak_flops
+    from gptworks.train.session import Duties
+
+    hours = recipe.train.max_hours
+    return Duties(
+        tokenizer=work.tokenizer,
+        evaluate=work.evaluate,
+        sample=_sampler(recipe, work) if recipe.sample.every else None,
+        steps_per_epoch=work.steps_per_epoch,
+        flops_per_token=sizing.flops_per_token(work.config),
+        peak_flops=peak_flops(work.plan.precision) * world.size,
+        eval=recipe.eval,
+        save=recipe.save,
+        sampling=recipe.sample,
+        log=recipe.log,
+        max_seconds=None if hours is None else hours * 3600,
+    )
+
+
+def _sampler(recipe: Recipe, work: Pretraining) -> Callable[[nn.Module], list[dict[str, Any]]]:
+    """The same engine and settings as `gptworks generate`, on the live model, without touching the training stream."""
+    from gptworks.generate.engine import GenerateSettings, generate
+    from gptworks.train.parallel import unwrap
+
+    options = recipe.sample
+    settings = GenerateSettings(
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        seed=recipe.train.seed,
+    )
+
+    def sample(model: nn.Module) -> list[dict[str, Any]]:
+        return [
+            {"prompt": prompt, "text": made.text}
+            for prompt in options.prompts
+            for made in generate(unwrap(model), work.tokenizer, prompt, settings)
+        ]
+
+    return sample
+
+
+def _farewell(run: Path, step: int, max_steps: int, reason: str | None) -> None:
+    from gptworks import runs
+    from gptworks.report import plots, terminal
+
+    picture = plots.loss_curve(run)
+    measured = [row for row in runs.read_rows(run / "metrics.jsonl") if "val_loss" in row]
+    if measured:
+        best = min(measured, key=lambda row: row["val_loss"])
+        print(
+            f"validation loss {measured[-1]['val_loss']:.4f} ({measured[-1]['val_bpb']:.3f} bits per byte); "
+            f"best {best['val_loss']:.4f} at step {best['step']}"
+        )
+    print(f"{run}: {step:,} of {max_steps:,} steps; loss curve in {picture}")
+    if reason:
+        terminal.say(f"stopped by {reason} with a checkpoint; the same command with --resume goes on")
+    else:
+        terminal.say(f"next: gptworks generate {run} --prompt '...'")

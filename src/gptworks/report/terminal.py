@@ -1,0 +1,78 @@
+"""What a person sees while something runs: a live line on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+err = Console(stderr=True, highlight=False)
+"""Progress and remarks; results go to stdout."""
+
+
+class TrainingDisplay:
+    """Loss, tokens/s, time left. Silent on every process but the main one."""
+
+    def __init__(self, max_steps: int, done: int, *, silent: bool = False) -> None:
+        self.live = err.is_terminal and not silent
+        self.silent, self.max_steps = silent, max_steps
+        self.last_line, self.val = 0.0, ""
+        self.progress = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=err,
+            disable=not self.live,
+        )
+        self.task: TaskID = self.progress.add_task("", total=max_steps, completed=done, facts="")
+
+    def __enter__(self) -> "TrainingDisplay":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.progress.stop()
+
+    def step(self, row: dict[str, Any]) -> None:
+        """Show a metrics row."""
+        if self.silent:
+            return
+        if "val_loss" in row:
+            self.val = f"  val {row['val_loss']:.3f}"
+            if not self.live:
+                err.print(f"step {row['step']}/{self.max_steps}  validation loss {row['val_loss']:.4f}")
+            return
+        facts = f"loss {row['loss']:.3f}{self.val}  {row['tokens_per_second']:,.0f} tok/s"
+        if self.live:
+            self.progress.update(self.task, completed=row["step"], facts=facts)
+        elif time.monotonic() - self.last_line > 10 or row["step"] == self.max_steps:
+            self.last_line = time.monotonic()
+            left = (self.max_steps - row["step"]) * row["targets"] / max(1.0, row["tokens_per_second"])
+            err.print(f"step {row['step']}/{self.max_steps}  {facts}  {clock(left)} left")
+
+    def note(self, text: str) -> None:
+        """Say something once, above the live line."""
+        if not self.silent and text:
+            self.progress.console.print(text, markup=False, soft_wrap=True)
+
+
+def clock(seconds: float) -> str:
+    """`3:07`, `2:05:11`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def say(text: str) -> None:
+    """A remark on stderr."""
+    err.print(text, markup=False, soft_wrap=True)
+
+
+def interactive() -> bool:
+    """True when a person is at the other end of both ends."""
+    return sys.stdin.isatty() and sys.stdout.isatty()

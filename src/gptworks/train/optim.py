@@ -1,0 +1,162 @@
+"""Optimizers and learning rates.
+
+AdamW is PyTorch's, fused. Muon is ours because GPT-2 keeps Q, K and V in one matrix, which must be orthogonalised apart
+(Jordan et al. 2024, "Muon: An optimizer for hidden layers"), and because matrices of one shape go through together.
+
+Clipping, loss scaling and the skipping of a step whose gradient is not finite all happen inside the update, through
+the two tensors that PyTorch's fused optimizers take (`grad_scale`, `found_inf`): the host never waits to know.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from gptworks.recipe import OptimOptions
+
+NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+NS_STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal by Newton-Schulz iteration, for the matrices inside blocks.
+
+    Parameters named `...c_attn.weight` are three matrices in one. `dtype` is what the iteration computes in.
+    """
+
+    def __init__(
+        self, params: list[tuple[str, nn.Parameter]], options: OptimOptions, dtype: torch.dtype
+    ) -> None:
+        defaults = {
+            "lr": options.matrix_lr,
+            "momentum": options.momentum,
+            "weight_decay": options.weight_decay,
+        }
+        super().__init__([param for _, param in params], defaults)
+        self.parts = {param: 3 if name.endswith("c_attn.weight") else 1 for name, param in params}
+        self.dtype = dtype
+        self.grad_scale: Tensor | None = None
+        self.found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # noqa: ARG002 - torch's signature
+        group = self.param_groups[0]
+        by_shape: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
+        for param in group["params"]:
+            if param.grad is not None:
+                update = self._momentum(param, group["momentum"])
+                n = self.parts[param]
+                shape = (param.shape[0] // n, param.shape[1])
+                by_shape.setdefault(shape, []).append((param, update.view(n, *shape)))
+        keep = 1.0 if self.found_inf is None else 1.0 - self.found_inf
+        for (rows, columns), pairs in by_shape.items():
+            stacked = torch.cat([update for _, update in pairs])  # (N, rows, columns)
+            rate = keep * group["lr"] * math.sqrt(max(1.0, rows / columns))
+            steps = orthogonalise(stacked.to(self.dtype)).to(stacked.dtype) * rate
+            for (param, update), step in zip(pairs, steps.split([len(u) for _, u in pairs]), strict=True):
+                param.mul_(1.0 - keep * group["lr"] * group["weight_decay"])
+                param.sub_(step.reshape(update.shape).view(param.shape))
+
+    def _momentum(self, param: nn.Parameter, momentum: float) -> Tensor:
+        """Nesterov's look-ahead of the running gradient; unchanged by a step that is to be skipped."""
+        assert param.grad is not None
+        grad = param.grad if self.grad_scale is None else param.grad / self.grad_scale
+        buffer = self.state[param].setdefault("momentum_buffer", torch.zeros_like(param))
+        if self.found_inf is not None:
+            grad = torch.where(self.found_inf.bool(), buffer, grad)  # lerp towards itself: no change
+        buffer.lerp_(grad, 1 - momentum)
+        return grad.lerp(buffer, momentum)
+
+
+def orthogonalise(x: Tensor) -> Tensor:
+    """(N, rows, columns) matrices -> the nearest with singular values near 1, by five quintic Newton-Schulz steps."""
+    a, b, c = NS_COEFFICIENTS
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(NS_STEPS):
+        gram = x @ x.mT
+        poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, poly, x, beta=a)
+    return x.mT if tall else x
+
+
+def make_optimizers(
+    model: nn.Module, options: OptimOptions, device: torch.device, dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    """AdamW over everything trainable, or Muon for the blocks' matrices and AdamW for the rest."""
+    named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    matrices = [(name, param) for name, param in named if options.kind == "muon" and _in_block(name, param)]
+    chosen = {id(param) for _, param in matrices}
+    rest = [param for _, param in named if id(param) not in chosen]
+    decays = {id(param) for param in rest if param.dim() >= 2 or options.decay == "all"}
+    groups = [
+        {"params": [p for p in rest if id(p) in decays], "weight_decay": options.weight_decay},
+        {"params": [p for p in rest if id(p) not in decays], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=options.lr,
+        betas=options.betas,
+        eps=options.eps,
+        fused=device.type in {"cpu", "cuda", "mps"},
+    )
+    return [Muon(matrices, options, dtype), adamw] if matrices else [adamw]
+
+
+def _in_block(name: str, param: nn.Parameter) -> bool:
+    return param.dim() == 2 and (".h." in name or ".layers." in name)
+
+
+def set_rates(optimizers: Iterable[torch.optim.Optimizer], options: OptimOptions, factor: float) -> None:
+    """Set the learning rates for the step that follows: `factor` of each peak."""
+    for optimizer in optimizers:
+        peak = options.matrix_lr if isinstance(optimizer, Muon) else options.lr
+        for group in optimizer.param_groups:
+            group["lr"] = peak * factor
+
+
+def lr_factor(step: int, max_steps: int, options: OptimOptions) -> float:
+    """Learning rate of step 0, 1, ... as a fraction of the peak: linear warm-up, then the schedule's shape."""
+    if step < options.warmup_steps:
+        return (step + 1) / options.warmup_steps
+    end = options.decay_steps or max_steps
+    begin = options.warmup_steps
+    if options.schedule == "wsd":
+        begin = max(begin, end - round(options.cooldown * end))
+    progress = min(1.0, max(0.0, (step - begin) / max(1, end - begin)))
+    floor, span = options.final_lr, 1 - options.final_lr
+    match options.schedule:
+        case "constant":
+            return 1.0
+        case "cosine":
+            return floor + span * 0.5 * (1 + math.cos(math.pi * progress))
+        case "quarter-cosine":
+            return floor + span * math.cos(math.pi / 2 * progress)
+        case _:  # linear, and wsd's cool-down
+            return floor + span * (1 - progress)
+
+
+def total_norm(model: nn.Module) -> Tensor:
+    """2-norm of all gradients together."""
+    grads = [param.grad for param in model.parameters() if param.grad is not None]
+    return torch.nn.utils.get_total_norm(grads)
+
+
+def update(
+    optimizers: list[torch.optim.Optimizer], norm: Tensor, clip: float, scale: Tensor | None
+) -> Tensor:
+    """One update with the gradients scaled back and clipped; a step whose gradient is not finite changes nothing.
+
+    `norm` is of the gradients as they are, times `scale` if there is one. Returns 1.0 if the step was skipped.
+    """
+    found_inf = (~torch.isfinite(norm)).float()
+    divide_by = torch.ones_like(norm) if scale is None else scale.clone()
+    if clip:
+        divide_by = divide_by * torch.clamp(torch.nan_to_num(norm / divide_by, 0.0, 0.0) / clip, min=1.0)
+    for optimizer in optimizers:
+        optimizer.grad_scale, optimizer.found_inf = divide_by, found_inf  # type: ignore[attr-defined]
+        optimizer.step()
+    return found_inf

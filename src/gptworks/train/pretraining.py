@@ -1,0 +1,171 @@
+"""Settling a pretraining recipe: what its options come to, once the Dataset and the hardware are known."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gptworks.data.dataset import Dataset, Split
+from gptworks.data.order import Documents, Order, Random, Shuffled, Strided, fixed_windows
+from gptworks.errors import CheckpointError, ConfigError, DataError
+from gptworks.model import checkpoint as models
+from gptworks.model import find
+from gptworks.model.build import Model, build
+from gptworks.model.config import ModelConfig, resolve
+from gptworks.recipe import Recipe, TrainOptions
+from gptworks.text.tokenizer import Tokenizer
+from gptworks.train import fit, precision
+from gptworks.train.evaluators import ValidationLoss
+from gptworks.train.tasks import LanguageModelling
+from gptworks.train.trainer import Plan
+from gptworks.world import World
+
+DROPOUT = ("dropout", "dropout_at")
+"""What may differ from the base: it does not touch the weights."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A recipe settled: everything a Trainer needs, and the numbers people ask about."""
+
+    model: Model
+    config: ModelConfig
+    task: LanguageModelling
+    plan: Plan
+    evaluate: ValidationLoss | None
+    tokenizer: Tokenizer
+    steps_per_epoch: float
+    windows: list[np.ndarray]
+    """The validation windows."""
+
+
+def settle(recipe: Recipe, dataset: Dataset, world: World) -> Pretraining:
+    """Check the recipe against the Dataset and this machine, and build the model.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: the parts do not fit together.
+        ResourceError: the run would not fit into memory.
+    """
+    tokenizer = dataset.tokenizer()
+    base = None if recipe.base is None else find.resolve(recipe.base)
+    config = resolve(recipe.model, dataset.vocab_size) if base is None else base_config(recipe, dataset, base)
+    split = dataset.split("train")
+    if split is None:
+        raise DataError(f"{dataset.path} has no train split")
+    order = choose_order(split, recipe.train, config.context)
+    steps = count_steps(recipe.train, order)
+    numbers = precision.choose(recipe.train.precision, world.device)
+    rows = max(1, len(order.rows(0)) // world.size)
+    micro_batch = fit.micro_batch(recipe, config, rows, numbers, world)  # before anything large is made
+    plan = Plan(steps, micro_batch, recipe.train.seed, numbers)
+    val = dataset.split("val")
+    windows = (
+        fixed_windows(val, min(config.context, val.n_tokens - 1), recipe.eval.tokens)
+        if val and val.n_tokens > 1
+        else []
+    )
+    evaluate = None
+    if windows:
+        lengths = token_bytes(tokenizer)
+        evaluate = ValidationLoss(windows, lengths, micro_batch, recipe.train.skip_first, numbers, world)
+    task = LanguageModelling(order, skip_first=recipe.train.skip_first)
+    model = starting_model(recipe, config, base)
+    return Pretraining(model, config, task, plan, evaluate, tokenizer, order.steps_per_epoch, windows)
+
+
+def base_config(recipe: Recipe, dataset: Dataset, base: Path) -> ModelConfig:
+    """The shape of the MODEL to start from, with the recipe's dropout.
+
+    Raises:
+        CheckpointError: the Dataset was made with another tokenizer than that model's.
+        ConfigError: the recipe asks for another shape.
+    """
+    theirs = models.load_tokenizer(base)
+    if theirs.fingerprint != dataset.tokenizer_fingerprint:
+        raise CheckpointError(
+            f"{dataset.path} was made with another tokenizer ({dataset.vocab_size:,} ids) than {recipe.base} "
+            f"({theirs.vocab_size:,} ids): prepare it again with --tokenizer {recipe.base}"
+        )
+    have = models.read_config(base)
+    for name, value in vars(recipe.model).items():
+        if value is not None and name not in DROPOUT and getattr(have, name, value) != value:
+            raise ConfigError(
+                f"model.{name}={value} contradicts {recipe.base}, where it is {getattr(have, name)}"
+            )
+    return dataclasses.replace(have, **_dropout(recipe))
+
+
+def _dropout(recipe: Recipe) -> dict[str, Any]:
+    return {name: value for name in DROPOUT if (value := getattr(recipe.model, name)) is not None}
+
+
+def starting_model(recipe: Recipe, config: ModelConfig, base: Path | None) -> Model:
+    """New weights, or those of the base."""
+    if base is not None:
+        return models.load(base, overrides=_dropout(recipe))
+    model = build(config, seed=recipe.train.seed)
+    if recipe.model.frozen_embedding is not None:
+        _take_embedding(model, recipe.model.frozen_embedding)
+    return model
+
+
+def _take_embedding(model: Model, name: str) -> None:
+    theirs = models.load(find.resolve(name))
+    ours, have = ((m.config.n_embd, m.config.vocab_size) for m in (model, theirs))
+    if ours != have:
+        raise ConfigError(
+            f"model.frozen_embedding={name} is {have[0]} wide and has {have[1]:,} tokens, this model is {ours[0]} wide "
+            f"and the Dataset has {ours[1]:,}: they must agree"
+        )
+    with torch.no_grad():
+        model.head_weight.copy_(theirs.head_weight)
+
+
+def choose_order(split: Split, options: TrainOptions, context: int) -> Order:
+    """The order train.windows asks for.
+
+    Raises:
+        ConfigError: the batch is not a whole number of rows.
+        DataError: the split is shorter than a row.
+    """
+    if options.windows == "documents":
+        return Documents(split, context, options.batch_tokens, options.seed)
+    rows, rest = divmod(options.batch_tokens, context)
+    if rest:
+        near = max(1, round(options.batch_tokens / context)) * context
+        raise ConfigError(
+            f"train.batch_tokens={options.batch_tokens} is not a multiple of model.context={context}; "
+            f"the nearest is {near}"
+        )
+    if options.windows == "strided":
+        return Strided(split, context, options.stride or context, rows, options.seed)
+    if options.stride is not None:
+        raise ConfigError(f"train.stride goes with train.windows=strided, not {options.windows}")
+    return (Random if options.windows == "random" else Shuffled)(split, context, rows, options.seed)
+
+
+def count_steps(options: TrainOptions, order: Order) -> int:
+    """Steps of the whole run.
+
+    Raises:
+        ConfigError: neither or both of train.max_steps and train.epochs are given.
+    """
+    if (options.max_steps is None) == (options.epochs is None):
+        said = "neither is given" if options.max_steps is None else "both are given"
+        raise ConfigError(f"say how long to train by one of train.max_steps and train.epochs: {said}")
+    if options.max_steps is not None:
+        return options.max_steps
+    assert options.epochs is not None
+    return max(1, math.ceil(round(options.epochs * order.steps_per_epoch, 6)))
+
+
+def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
+    """(V,) bytes of text that each token stands for; special tokens stand for none."""
+    special = set(tokenizer.special_tokens.values())
+    return np.array(
+        [0 if i in special else len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
+    )

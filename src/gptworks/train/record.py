@@ -1,0 +1,132 @@
+"""What a run's folder says of how it was made, and whether a run may go on with what is asked of it now."""
+
+import dataclasses
+import json
+import platform
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+
+from gptworks import __version__, runs
+from gptworks.data.dataset import Dataset
+from gptworks.errors import CheckpointError, ConfigError
+from gptworks.model.config import ONLY
+from gptworks.recipe import ModelOptions, Recipe
+from gptworks.recipefile import as_tables
+from gptworks.train.pretraining import Pretraining
+from gptworks.world import World, describe
+
+FREE_TABLES = {"out", "data", "eval", "save", "sample", "log"}
+FREE_TRAINING = {"max_steps", "epochs", "max_hours", "micro_batch", "compile", "parallel"}
+"""What may be changed when a run goes on. Anything else would make its past and its future two different runs."""
+
+
+def resolved(recipe: Recipe, work: Pretraining) -> Recipe:
+    """The recipe with what was left open filled in: the model's shape, the micro-batch, the number format."""
+    config = work.config
+    foreign = {name for family, names in ONLY.items() if family != config.family for name in names}
+    names = (
+        {field.name for field in dataclasses.fields(ModelOptions)} - foreign - {"preset", "frozen_embedding"}
+    )
+    shape = {name: getattr(config, name) for name in names}
+    if shape.get("bias") == ():
+        shape["bias"] = ("none",)
+    return dataclasses.replace(
+        recipe,
+        model=ModelOptions(**shape, frozen_embedding=recipe.model.frozen_embedding),
+        train=dataclasses.replace(
+            recipe.train, micro_batch=work.plan.micro_batch, precision=work.plan.precision.name
+        ),
+    )
+
+
+def write(recipe: Recipe, dataset: Dataset, world: World) -> None:
+    """recipe.toml and environment.json. The environment of the newest start wins; earlier ones are kept behind it."""
+    assert recipe.out is not None
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    tables = as_tables(recipe)
+    used = {name: value for name, value in tables.items() if name not in {"prepare", "bpe"}}
+    runs.write_text(recipe.out / "recipe.toml", tomli_w.dumps(used))
+    environment = {
+        "gptworks": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": describe(world.device),
+        "processes": world.size,
+        "threads": torch.get_num_threads(),
+        "dataset": str(dataset.path),
+        "dataset_fingerprint": dataset.fingerprint,
+        "tokenizer_fingerprint": dataset.tokenizer_fingerprint,
+    }
+    runs.write_json(recipe.out / "environment.json", environment)
+
+
+def adopt(recipe: Recipe) -> Recipe:
+    """What `auto` settled to when the run in `recipe.out` began stays so when it goes on: same cuts, same bits."""
+    train = _saved(recipe).get("train", {})
+    kept = {}
+    if recipe.train.micro_batch == "auto" and isinstance(train.get("micro_batch"), int):
+        kept["micro_batch"] = train["micro_batch"]
+    if recipe.train.precision == "auto" and "precision" in train:
+        kept["precision"] = train["precision"]
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **kept))
+
+
+def check_same(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) -> None:
+    """Compare a resolved recipe with the one the run in `recipe.out` began with; harmless changes are said.
+
+    Raises:
+        ConfigError: what is asked for now differs in something that would make it another run.
+        CheckpointError: the Dataset is another one.
+    """
+    if not (before := _saved(recipe)):
+        return
+    assert recipe.out is not None
+    _same_dataset(recipe.out, dataset)
+    for name, was, now in differences(before, as_tables(recipe)):
+        table, _, key = name.partition(".")
+        if table in {"prepare", "bpe"}:
+            continue
+        if table not in FREE_TABLES and not (table == "train" and key in FREE_TRAINING):
+            raise ConfigError(
+                f"{recipe.out} was begun with {name} = {was}, not {now}: leave it so, or start anew with another --out"
+            )
+        if table not in {"out", "data"}:
+            say(f"{name} was {was}, is now {now}")
+
+
+def _saved(recipe: Recipe) -> dict[str, Any]:
+    assert recipe.out is not None
+    if not runs.checkpoints(recipe.out) or not (recipe.out / "recipe.toml").is_file():
+        return {}
+    return tomllib.loads((recipe.out / "recipe.toml").read_text(encoding="utf-8"))
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted name, before, now) of every option that differs between two recipes' tables."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        was, new = before.get(key), now.get(key)
+        if isinstance(was, dict) or isinstance(new, dict):
+            found += differences(was or {}, new or {}, f"{prefix}{key}.")
+        elif was != new:
+            found.append((prefix + key, was, new))
+    return found
+
+
+def _same_dataset(run: Path, dataset: Dataset) -> None:
+    try:
+        environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+        before = environment["dataset_fingerprint"]
+    except (OSError, ValueError, KeyError):
+        return
+    if before != dataset.fingerprint:
+        raise CheckpointError(
+            f"{run} was trained on {environment.get('dataset')} (fingerprint {before[:12]}), and {dataset.path} is "
+            f"another Dataset ({dataset.fingerprint[:12]}): give the first one back, or start anew with another --out"
+        )

@@ -1,0 +1,145 @@
+"""Checkpoints of a training run: a model folder anyone can open, and trainer/ with all that resuming needs.
+
+step-001000/config.json model.safetensors tokenizer.json ...     transformers opens this as it is
+            trainer/optimizer.safetensors                        moments, by parameter name
+                    state.json                                   step, epoch, seconds spent, best loss, loss scale
+                    complete.json                                checksums; written last
+"""
+
+import errno
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gptworks import runs
+from gptworks.errors import CheckpointError, ResourceError
+from gptworks.model import checkpoint as models
+from gptworks.text.tokenizer import Tokenizer
+from gptworks.train.parallel import unwrap
+from gptworks.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is, besides its tensors."""
+
+    step: int
+    epoch: float
+    tokens: int
+    seconds: float
+    """Wall time spent in training, over all resumes."""
+    best_val_loss: float | None
+    val_loss: float | None
+    """Measured at this very step, if it was."""
+    kept: bool
+    """Not to be thrown away by the keep-last policy."""
+    non_finite: int
+    """Steps in a row that were skipped up to here."""
+
+
+def size_on_disk(trainer: Trainer) -> int:
+    """Bytes of one checkpoint, before the first step too."""
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    return 4 * (sum(p.numel() for p in trainer.model.parameters()) + 2 * trained) + (4 << 20)
+
+
+def save(run: Path, trainer: Trainer, tokenizer: Tokenizer, progress: Progress) -> Path:
+    """Write a checkpoint so that a kill or a power cut at any moment leaves the earlier ones, or this one, whole.
+
+    Raises:
+        ResourceError: the disk is full; nothing of earlier checkpoints is lost.
+    """
+    final = run / "checkpoints" / runs.step_name(progress.step)
+    draft = final.with_name(f".draft-{final.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        (draft / "trainer").mkdir(parents=True)
+        models.save(unwrap(trainer.model), draft, tokenizer)
+        states = {
+            f"{name}.{key}": value for name, state in trainer.named_states() for key, value in state.items()
+        }
+        save_file({k: v.contiguous() for k, v in states.items()}, draft / "trainer/optimizer.safetensors")
+        (draft / "trainer/optimizer.safetensors").chmod(
+            0o644
+        )  # safetensors writes 0600; clusters share folders
+        state: dict[str, Any] = vars(progress) | {
+            "optimizers": [type(o).__name__ for o in trainer.optimizers]
+        }
+        if trainer.loss_scale is not None:
+            state["loss_scale"] = [trainer.loss_scale.scale.item(), trainer.loss_scale.good_steps.item()]
+        (draft / "trainer/state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        runs.finish(draft, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if _disk_full(error):
+            free = shutil.disk_usage(run).free / 1e9
+            raise ResourceError(
+                f"the disk of {run} is full ({free:.2f} GB free, and a checkpoint takes "
+                f"{size_on_disk(trainer) / 1e9:.2f} GB): {final.name} could not be saved. Earlier ones are whole: "
+                "free some space, then --resume"
+            ) from error
+        raise
+    return final
+
+
+def _disk_full(error: Exception) -> bool:
+    # safetensors wraps the system's error in its own, as text
+    return getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "os error 28" in str(error)
+
+
+def load(folder: Path, trainer: Trainer) -> Progress:
+    """Continue from a checkpoint, on any number of processes.
+
+    Raises:
+        CheckpointError: it does not fit this model or optimizer, or cannot be read.
+    """
+    try:
+        state = json.loads((folder / runs.STATE).read_text(encoding="utf-8"))
+        tensors = load_file(folder / "trainer/optimizer.safetensors")
+        progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be resumed from: {error}") from None
+    kinds = [type(optimizer).__name__ for optimizer in trainer.optimizers]
+    if state.get("optimizers") != kinds:
+        raise CheckpointError(
+            f"{folder} was written with {state.get('optimizers')}, not {kinds}; keep --optim.kind"
+        )
+    models.load_into(unwrap(trainer.model), folder)
+    _load_optimizers(trainer, tensors)
+    if trainer.loss_scale is not None and "loss_scale" in state:
+        scale, good = state["loss_scale"]
+        trainer.loss_scale.scale.fill_(scale)
+        trainer.loss_scale.good_steps.fill_(good)
+    trainer.step = progress.step
+    return progress
+
+
+def _load_optimizers(trainer: Trainer, tensors: dict[str, torch.Tensor]) -> None:
+    named = {name.removeprefix("module."): param for name, param in trainer.model.named_parameters()}
+    for key, value in tensors.items():
+        name, _, slot = key.rpartition(".")
+        if name not in named:
+            raise CheckpointError(f"the optimizer state of {name} belongs to no parameter of this model")
+        param = named[name]
+        owner = next(
+            o for o in trainer.optimizers if any(param is p for g in o.param_groups for p in g["params"])
+        )
+        owner.state[param][slot] = value.to(param.device)
+
+
+def prune(run: Path, keep: int, keep_every: int) -> None:
+    """Throw away checkpoints, but not the newest `keep`, kept ones, the best, or multiples of `keep_every`."""
+    have = runs.checkpoints(run)
+    measured = [c for c in have if c.val_loss is not None]
+    best = min(measured, key=lambda c: c.val_loss or 0.0).path if measured else None
+    for old in have[:-keep]:
+        if old.kept or old.path == best or (keep_every and old.step % keep_every == 0):
+            continue
+        (old.path / runs.MARKER).unlink(missing_ok=True)  # from here on it is no checkpoint
+        shutil.rmtree(old.path, ignore_errors=True)

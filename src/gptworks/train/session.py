@@ -1,0 +1,259 @@
+"""A training run in its folder: when to log, evaluate, sample and save, and how to go on after a stop.
+
+After step n the order is: its metrics row, the evaluation, the samples, the checkpoint. So a checkpoint at n knows of
+everything up to n, and resuming throws away the rows after it and does that work again, identically.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from gptworks import runs
+from gptworks.errors import CheckpointError
+from gptworks.recipe import EvalOptions, LogOptions, SampleOptions, SaveOptions
+from gptworks.text.tokenizer import Tokenizer
+from gptworks.train import saving
+from gptworks.train.evaluators import Evaluator
+from gptworks.train.guard import NonFinite, Stop
+from gptworks.train.metrics import Log
+from gptworks.train.trainer import StepReport, Trainer
+from gptworks.world import peak_memory
+
+
+class Display(Protocol):
+    """What a person sees of a run."""
+
+    def step(self, row: dict[str, Any]) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Duties:
+    """What a run does besides training."""
+
+    tokenizer: Tokenizer
+    evaluate: Evaluator | None
+    sample: Callable[[nn.Module], list[dict[str, Any]]] | None
+    steps_per_epoch: float
+    flops_per_token: float
+    peak_flops: float
+    """What MFU is divided by, all devices together."""
+    eval: EvalOptions
+    save: SaveOptions
+    sampling: SampleOptions
+    log: LogOptions
+    max_seconds: float | None
+
+
+@dataclass
+class Session:
+    """Runs a Trainer in a folder, alone or with others."""
+
+    run: Path
+    trainer: Trainer
+    duties: Duties
+    display: Display
+    _pending: list[StepReport] = field(default_factory=list)
+    _since: float = 0.0
+    _paused: float = 0.0
+
+    def go(self, resume_from: Path | None) -> str | None:
+        """Train to the end, or until stopped; returns what stopped it early, or None.
+
+        Raises:
+            DivergedError: the loss stayed non-finite.
+            ResourceError: the disk is full.
+        """
+        start = self._begin(resume_from)
+        try:
+            with Stop(self.duties.max_seconds, start.seconds) as self._stop:
+                if resume_from is None:
+                    self._evaluate(0)
+                    if self.duties.save.at_start:
+                        self._save(kept=True)
+                self._stopped = self._stop_reason()
+                self._since = time.monotonic()
+                if self._stopped is None:
+                    self.trainer.fit(self._after)
+            if self._saved_at != self.trainer.step:
+                self._save(kept=False)
+        finally:
+            if self._log is not None:
+                self._log.close()
+        return self._stopped if self.trainer.step < self.trainer.plan.max_steps else None
+
+    def _begin(self, resume_from: Path | None) -> saving.Progress:
+        self._started = time.monotonic()
+        self._stopped: str | None = None
+        self._saved_at: int | None = None
+        self._val_loss: tuple[int, float] | None = None
+        self._non_finite = NonFinite()
+        progress = saving.Progress(0, 0.0, 0, 0.0, None, None, False, 0)
+        if resume_from is not None:
+            progress = saving.load(resume_from, self.trainer)
+            self._saved_at = progress.step
+        self._tokens, self._seconds_before, self._best = (
+            progress.tokens,
+            progress.seconds,
+            progress.best_val_loss,
+        )
+        self._non_finite.in_a_row = progress.non_finite
+        self._log = None
+        if self.trainer.world.main:
+            runs.cut_rows(self.run / "samples.jsonl", progress.step)
+            self._log = Log(self.run, self.duties.log, from_step=progress.step)
+        return progress
+
+    def _after(self, report: StepReport) -> bool:
+        """Everything due after a step; True to stop."""
+        step, duties = report.step, self.duties
+        last = step == self.trainer.plan.max_steps
+        self._pending.append(report)
+        evaluate = last or _due(step, duties.eval.every)
+        epoch_mark = self._epoch_mark(step)
+        save = epoch_mark or _due(step, duties.save.every)
+        # A look costs a GPU a pause, and processes a message; alone on a CPU it costs nothing.
+        alone = self.trainer.world.size == 1
+        look = last or evaluate or save or _due(step, duties.log.every)
+        if look or self.trainer.world.device.type == "cpu":
+            self._flush()
+        if look or alone:
+            self._stopped = self._stop_reason()
+            if self._stopped:
+                self._flush()
+        paused = time.monotonic()
+        improved = self._evaluate(step) if evaluate else False
+        if _due(step, duties.sampling.every) or (last and duties.sampling.every):
+            self._sample(step)
+        if save or last or self._stopped or (improved and duties.save.best):
+            self._save(kept=epoch_mark)
+        self._paused += time.monotonic() - paused
+        return self._stopped is not None
+
+    def _stop_reason(self) -> str | None:
+        """Every process leaves at the same step, for the first one's reason."""
+        reason = self._stop.reason
+        return (reason or "another process's stop") if self.trainer.world.agree(reason is not None) else None
+
+    def _epoch_mark(self, step: int) -> bool:
+        """True if a multiple of save.every_epochs lies within this step (the last step before it counts as it)."""
+        every, until = self.duties.save.every_epochs, self.duties.save.until_epoch
+        if not every:
+            return False
+        before, now = (
+            (step - 0.5) / self.duties.steps_per_epoch / every,
+            (step + 0.5) / self.duties.steps_per_epoch / every,
+        )
+        crossed = int(now + 1e-9) > int(before + 1e-9)
+        return crossed and (until is None or int(now + 1e-9) * every <= until + 1e-9)
+
+    def _flush(self) -> None:
+        """Read the losses of the steps since the last look, and write their rows."""
+        now = time.monotonic()
+        seconds = max(1e-9, now - self._since - self._paused)
+        tokens = sum(report.tokens for report in self._pending)
+        rate = tokens / seconds
+        for report in self._pending:
+            self._tokens += report.tokens
+            skipped = bool(report.skipped.item())
+            row = {
+                "step": report.step,
+                "epoch": round(report.step / self.duties.steps_per_epoch, 4),
+                "tokens": self._tokens,
+                "loss": report.loss.item(),
+                "lr": report.lr,
+                "grad_norm": report.grad_norm.item(),
+                "targets": int(report.targets.item()),
+                "tokens_per_second": round(rate, 1),
+                "mfu": round(rate * self.duties.flops_per_token / self.duties.peak_flops, 4),
+                "peak_memory": peak_memory(self.trainer.world.device),
+                "seconds": round(self._seconds(), 2),
+            } | ({"skipped": True} if skipped else {})
+            if self._log is not None:
+                self._log.write(row)
+                self.display.step(row)
+            self._non_finite.see(report.step, skipped=skipped)
+        if self._log is not None:
+            self._log.flush()
+        self._pending.clear()
+        self._since, self._paused = now, 0.0
+
+    def _evaluate(self, step: int) -> bool:
+        """Measure; True if it is the best so far."""
+        if self.duties.evaluate is None:
+            return False
+        scores = self.duties.evaluate(self.trainer.model)
+        self._val_loss = (step, scores["val_loss"])
+        if self._log is not None:
+            row = {
+                "step": step,
+                "epoch": round(step / self.duties.steps_per_epoch, 4),
+                "tokens": self._tokens,
+            } | scores
+            self._log.write(row)
+            self._log.flush()
+            self.display.step(row)
+        improved = self._best is None or scores["val_loss"] < self._best
+        if improved:
+            self._best = scores["val_loss"]
+        return improved and step > 0
+
+    def _sample(self, step: int) -> None:
+        if self.duties.sample is None or not self.trainer.world.main:
+            return
+        samples = self.duties.sample(self.trainer.model)
+        with (self.run / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for sample in samples:
+                file.write(json.dumps({"step": step} | sample) + "\n")
+        self.display.note(f"step {step}: {samples[0]['prompt']}{samples[0]['text']}"[:300] if samples else "")
+
+    def _save(self, *, kept: bool) -> None:
+        step = self.trainer.step
+        if self.trainer.world.main:
+            saving.save(
+                self.run,
+                self.trainer,
+                self.duties.tokenizer,
+                saving.Progress(
+                    step=step,
+                    epoch=step / self.duties.steps_per_epoch,
+                    tokens=self._tokens,
+                    seconds=self._seconds(),
+                    best_val_loss=self._best,
+                    val_loss=self._val_loss[1] if self._val_loss and self._val_loss[0] == step else None,
+                    kept=kept,
+                    non_finite=self._non_finite.in_a_row,
+                ),
+            )
+            saving.prune(self.run, self.duties.save.keep, self.duties.save.keep_every)
+        self._saved_at = step
+        self.trainer.world.barrier()
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def resume_point(run: Path, note: Callable[[str], None], *, clear: bool) -> Path | None:
+    """The newest checkpoint that is whole, or None if there is none yet; what was passed over is said.
+
+    Raises:
+        CheckpointError: there are checkpoints, and every one is damaged.
+    """
+    if clear:
+        runs.clear_drafts(run)
+    checkpoint, passed = runs.newest_good(run)
+    for words in passed:
+        note(f"{words}; going back to the one before")
+    if checkpoint is None and passed:
+        raise CheckpointError(f"every checkpoint of {run} is damaged; give another --out to start again")
+    return None if checkpoint is None else checkpoint.path

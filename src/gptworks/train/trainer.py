@@ -1,0 +1,157 @@
+"""The one training loop: pretraining, instructions and classification differ only in their Task.
+
+A step is a pure function of (weights, optimizer state, step number): its rows come from the task's order, its
+randomness from derive_seed(seed, step, rank). The loss is a sum over targets divided by the count of targets in the
+whole step, so the update does not depend on how the step was cut into micro-batches or shared among processes.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gptworks.data.loader import read_ahead
+from gptworks.data.order import derive_seed
+from gptworks.recipe import OptimOptions
+from gptworks.train.optim import lr_factor, make_optimizers, set_rates, total_norm, update
+from gptworks.train.parallel import accumulate
+from gptworks.train.precision import LossScale, Precision
+from gptworks.world import World
+
+IGNORE = -100
+"""Target that is not learned, as in PyTorch's and transformers' cross-entropy."""
+
+Batch = dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What is learned."""
+
+    def rows(self, step: int) -> np.ndarray:
+        """Numbers of the examples that make up `step`, over all devices."""
+        ...
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Collate examples. Holds `targets`, IGNORE where nothing is learned."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Loss summed, not averaged, over the targets that are learned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the loop goes: the parts of a recipe that are settled once the data and hardware are known."""
+
+    max_steps: int
+    micro_batch: int
+    """Rows of one forward and backward."""
+    seed: int
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step, as tensors: read them later than the step, so that a GPU need not wait."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: Tensor
+    """Mean over all learned targets of the step, over all devices, in nats."""
+    targets: Tensor
+    """How many there were."""
+    grad_norm: Tensor
+    """Before clipping."""
+    skipped: Tensor
+    """1 if the gradient was not finite and nothing was changed."""
+    lr: float
+    tokens: int
+    """Tokens read, over all devices."""
+
+
+class Trainer:
+    """Fits one model to one task. Owns the optimizers and the count of steps, nothing else."""
+
+    def __init__(self, model: nn.Module, task: Task, plan: Plan, options: OptimOptions, world: World) -> None:
+        self.model, self.task, self.plan, self.options, self.world = model, task, plan, options, world
+        self.optimizers = make_optimizers(model, options, world.device, plan.precision.dtype)
+        self.loss_scale = LossScale(world.device) if plan.precision.name == "fp16" else None
+        self.step = 0
+
+    def fit(self, after: Callable[[StepReport], bool]) -> None:
+        """Train from `self.step` to the end of the plan, or until `after`, given each step's report, returns True."""
+        for batches in read_ahead(self.micro_batches, range(self.step, self.plan.max_steps)):
+            report = self.train_step(batches)
+            self.step += 1
+            if after(report):
+                break
+
+    def train_step(self, batches: list[Batch]) -> StepReport:
+        """One optimizer step: add up the gradients of its micro-batches, update the weights."""
+        torch.manual_seed(derive_seed(self.plan.seed, self.step, self.world.rank))  # dropout
+        batches = [self._on_device(batch) for batch in batches]
+        counts = torch.stack([(batch["targets"] != IGNORE).sum() for batch in batches])
+        targets = self.world.sum(counts.sum().float())
+        scale = 1.0 if self.loss_scale is None else self.loss_scale.scale
+
+        self.model.train()
+        loss = torch.zeros((), device=self.world.device)
+        for index, batch in enumerate(batches):
+            with accumulate(self.model, last=index == len(batches) - 1):
+                with self.plan.precision.autocast():
+                    share = self.task.loss(self.model, batch) / targets.clamp(min=1)
+                (share * self.world.size * scale).backward()  # DDP averages over processes; we want the sum
+            loss += share.detach()
+
+        factor = lr_factor(self.step, self.plan.max_steps, self.options)
+        set_rates(self.optimizers, self.options, factor)
+        norm = total_norm(self.model)
+        skipped = update(
+            self.optimizers,
+            norm,
+            self.options.clip,
+            None if self.loss_scale is None else self.loss_scale.scale,
+        )
+        if self.loss_scale is not None:
+            norm = norm / self.loss_scale.scale
+            self.loss_scale.update(skipped)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        return StepReport(
+            step=self.step + 1,
+            loss=self.world.sum(loss),
+            targets=targets,
+            grad_norm=norm,
+            skipped=skipped,
+            lr=self.options.lr * factor,
+            tokens=sum(batch["targets"].numel() for batch in batches) * self.world.size,
+        )
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """This process's share of the rows of `step`, cut into micro-batches."""
+        rows = self.task.rows(step)
+        mine = rows[self.world.rank :: self.world.size].tolist()
+        if not mine:  # fewer rows than processes: take part with one that is not learned
+            batch = self.task.batch(rows[:1].tolist())
+            return [batch | {"targets": torch.full_like(batch["targets"], IGNORE)}]
+        size = self.plan.micro_batch
+        return [self.task.batch(mine[start : start + size]) for start in range(0, len(mine), size)]
+
+    def _on_device(self, batch: Batch) -> Batch:
+        if self.world.device.type == "cpu":
+            return batch
+        return {
+            name: tensor.pin_memory().to(self.world.device, non_blocking=True)
+            for name, tensor in batch.items()
+        }
+
+    def named_states(self) -> Iterable[tuple[str, dict[str, Tensor]]]:
+        """(parameter name, its optimizer state) for everything trained."""
+        for name, param in self.model.named_parameters():
+            for optimizer in self.optimizers:
+                if param in optimizer.state:
+                    yield name.removeprefix("module."), optimizer.state[param]

@@ -1,0 +1,443 @@
+"""Through the front door: a kilobyte corpus, a tiny model, and what must hold of runs."""
+
+import json
+import math
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gptworks import runs
+from gptworks.cli import main
+
+TINY = [
+    "--model.n-layer",
+    "2",
+    "--model.n-head",
+    "2",
+    "--model.n-embd",
+    "32",
+    "--model.context",
+    "16",
+    "--train.batch-tokens",
+    "128",
+    "--train.max-steps",
+    "60",
+    "--train.micro-batch",
+    "4",
+    "--optim.lr",
+    "3e-3",
+    "--eval.every",
+    "20",
+    "--eval.tokens",
+    "512",
+    "--save.every",
+    "7",
+    "--log.every",
+    "3",
+]
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+"""Sums are added up in another order by another number of threads; this process has one (conftest.py)."""
+
+TIMED = {"seconds", "tokens_per_second", "mfu", "peak_memory"}
+
+
+def gptworks(line):
+    """A command line, as typed."""
+    return main(shlex.split(line))
+
+
+def make_dataset(source, folder, vocab_size, val_fraction=0.1):
+    assert gptworks(f"tokenizer train --sources {source} --vocab-size {vocab_size} --out {folder}/bpe") == 0
+    line = f"prepare --sources {source} --tokenizer {folder}/bpe --out {folder}/set --workers 1"
+    assert gptworks(f"{line} --val-fraction {val_fraction}") == 0
+    return folder / "set"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    chance = random.Random(0)
+    words = [
+        "the",
+        "a",
+        "cat",
+        "dog",
+        "sat",
+        "ran",
+        "on",
+        "under",
+        "mat",
+        "tree",
+        "and",
+        "then",
+        "it",
+        "was",
+        "red",
+    ]
+    texts = [" ".join(chance.choices(words, k=chance.randint(5, 60))) + "." for _ in range(300)]
+    (folder / "docs.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return make_dataset(folder / "docs.jsonl", folder, 300)
+
+
+def pretrain(dataset, out, *more):
+    return main(["pretrain", "--data", str(dataset), "--out", str(out), *TINY, *more])
+
+
+def metrics(run, *, timed=False):
+    rows = runs.read_rows(run / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if timed or k not in TIMED} for row in rows]
+
+
+def weights(run, which=None):
+    folder = runs.find_checkpoint(run, which)
+    found = load_file(folder / "model.safetensors") | load_file(folder / "trainer" / "optimizer.safetensors")
+    return {name: tensor.clone() for name, tensor in found.items()}  # the files may be changed while mapped
+
+
+def assert_identical(one, other):
+    assert metrics(one) == metrics(other)
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def straight(dataset, tmp_path_factory):
+    """A run of 60 steps, dropout on, never stopped."""
+    run = tmp_path_factory.mktemp("runs") / "straight"
+    assert pretrain(dataset, run, "--model.dropout", "0.1") == 0
+    return run
+
+
+def test_a_run_leaves_what_the_design_promises(straight, dataset):
+    rows = metrics(straight, timed=True)
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 61))
+    assert [row["step"] for row in rows if "val_loss" in row] == [0, 20, 40, 60]
+    first = rows[0]
+    assert first["val_loss"] == pytest.approx(math.log(300), abs=0.15)  # an untrained model knows nothing
+    assert rows[-1]["val_loss"] < first["val_loss"]
+    assert (straight / "recipe.toml").is_file()
+    environment = json.loads((straight / "environment.json").read_text())
+    assert (
+        environment["dataset_fingerprint"]
+        == json.loads((dataset / "manifest.json").read_text())["fingerprint"]
+    )
+    assert (straight / "plots" / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    assert not list((straight / "checkpoints").glob(".draft*"))
+
+
+def test_validation_loss_is_that_of_transformers(straight, dataset):
+    from transformers import AutoModelForCausalLM
+
+    from gptworks.data.dataset import Dataset
+    from gptworks.data.order import fixed_windows
+
+    model = AutoModelForCausalLM.from_pretrained(runs.find_checkpoint(straight)).eval()
+    windows = fixed_windows(Dataset.open(dataset).split("val"), 16, 512)
+    ids = torch.from_numpy(np.stack(windows).astype(np.int64))
+    with torch.no_grad():
+        logits = model(ids[:, :-1]).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
+    assert metrics(straight)[-1]["val_loss"] == pytest.approx(loss, abs=1e-5)
+
+
+def test_the_same_command_twice_gives_the_same_run(straight, dataset, tmp_path):
+    assert pretrain(dataset, tmp_path / "again", "--model.dropout", "0.1") == 0
+    assert_identical(straight, tmp_path / "again")
+
+
+def test_another_seed_gives_another_run(straight, dataset, tmp_path):
+    assert pretrain(dataset, tmp_path / "other", "--model.dropout", "0.1", "--train.seed", "1") == 0
+    assert metrics(straight) != metrics(tmp_path / "other")
+
+
+def command(dataset, out, *more):
+    return [
+        sys.executable,
+        "-m",
+        "gptworks",
+        "pretrain",
+        "--data",
+        str(dataset),
+        "--out",
+        str(out),
+        *TINY,
+        *more,
+    ]
+
+
+def test_a_run_killed_at_random_moments_equals_one_never_stopped(straight, dataset, tmp_path):
+    run, chance = tmp_path / "killed", random.Random(1)
+    line = command(dataset, run, "--model.dropout", "0.1", "--resume")
+    kills, errors = 0, (tmp_path / "errors.txt").open("w")
+    for _ in range(40):
+        process = subprocess.Popen(line, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=errors)
+        before = len(runs.checkpoints(run)) and runs.checkpoints(run)[-1].step
+        # let it make some progress, then pull the plug anywhere: in a step, in a save, between
+        while process.poll() is None and (
+            not runs.checkpoints(run) or runs.checkpoints(run)[-1].step == before
+        ):
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.06))
+        if process.poll() is not None or kills == 4:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    errors.close()
+    assert process.wait(timeout=120) == 0, (tmp_path / "errors.txt").read_text()
+    assert kills >= 3
+    assert_identical(straight, run)
+    assert not list((run / "checkpoints").glob(".draft*"))
+
+
+def test_sigterm_saves_and_the_resumed_run_equals_one_never_stopped(straight, dataset, tmp_path):
+    run = tmp_path / "stopped"
+    line = command(dataset, run, "--model.dropout", "0.1", "--resume")
+    process = subprocess.Popen(line, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (run / "metrics.jsonl").is_file() or len(metrics(run)) < 12:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    saved = runs.checkpoints(run)[-1].step
+    assert saved >= 10
+    assert saved % 7 or saved == runs.read_rows(run / "metrics.jsonl")[-1]["step"]
+    assert subprocess.run(line, env=ONE_THREAD, capture_output=True, check=False).returncode == 0
+    assert_identical(straight, run)
+
+
+def test_resuming_a_finished_run_changes_nothing(straight, dataset):
+    before = {path: path.stat().st_mtime_ns for path in straight.rglob("*.safetensors")}
+    assert pretrain(dataset, straight, "--model.dropout", "0.1", "--resume") == 0
+    assert before == {path: path.stat().st_mtime_ns for path in straight.rglob("*.safetensors")}
+    assert len(metrics(straight)) == 64
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_half_the_micro_batch_gives_the_same_losses(dataset, tmp_path, kind):
+    losses = []
+    for size in ("8", "4", "3"):
+        run = tmp_path / size
+        assert (
+            pretrain(
+                dataset, run, "--train.micro-batch", size, "--optim.kind", kind, "--train.max-steps", "30"
+            )
+            == 0
+        )
+        losses.append([row["loss"] for row in metrics(run) if "loss" in row])
+    # Rounding differences grow with steps (and Muon's orthogonalisation amplifies small singular values).
+    for other in losses[1:]:
+        torch.testing.assert_close(other, losses[0], rtol=0, atol=1e-4 if kind == "adamw" else 1e-3)
+
+
+def test_two_processes_give_the_same_losses_as_one(dataset, tmp_path):
+    assert pretrain(dataset, tmp_path / "one", "--train.max-steps", "12") == 0
+    line = command(dataset, tmp_path / "two", "--train.max-steps", "12")
+    line[1:3] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gptworks"]
+    done = subprocess.run(line, capture_output=True, check=False, timeout=120, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    one, two = ([row["loss"] for row in metrics(tmp_path / name) if "loss" in row] for name in ("one", "two"))
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("windows", [["strided", "--train.stride", "8"], ["random"], ["documents"]])
+def test_every_way_to_cut_windows_resumes_exactly(dataset, tmp_path, windows):
+    more = ["--train.windows", *windows, "--train.max-steps", "14"]
+    assert pretrain(dataset, tmp_path / "a", *more) == 0
+    assert pretrain(dataset, tmp_path / "b", *more) == 0
+    newest = runs.find_checkpoint(tmp_path / "b", "step-14")
+    (newest / runs.MARKER).unlink()  # as if killed in the last save
+    assert pretrain(dataset, tmp_path / "b", *more, "--resume") == 0
+    assert_identical(tmp_path / "a", tmp_path / "b")
+
+
+def test_epoch_checkpoints_are_found_by_name_and_kept(dataset, tmp_path):
+    run = tmp_path / "run"
+    assert (
+        pretrain(
+            dataset,
+            run,
+            "--save.every-epochs",
+            "0.1",
+            "--save.at-start",
+            "--save.every",
+            "0",
+            "--save.no-best",
+        )
+        == 0
+    )
+    steps = {checkpoint.step for checkpoint in runs.checkpoints(run)}
+    assert 0 in steps
+    per_epoch = runs.checkpoints(run)[-1].step / runs.checkpoints(run)[-1].epoch
+    for tenth in range(1, int(10 * 60 / per_epoch)):
+        folder = runs.find_checkpoint(run, f"epoch-{tenth / 10}")
+        assert abs(int(folder.name[5:]) - tenth / 10 * per_epoch) <= 1
+
+
+def test_old_checkpoints_go_and_the_best_and_kept_stay(dataset, tmp_path):
+    run = tmp_path / "run"
+    assert pretrain(dataset, run, "--save.every", "10", "--save.keep", "1", "--save.keep-every", "30") == 0
+    have = {checkpoint.step for checkpoint in runs.checkpoints(run)}
+    best = int(runs.find_checkpoint(run, "best").name[5:])
+    assert have == {30, 60, best}
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_said(dataset, tmp_path, capfd):
+    run = tmp_path / "run"
+    assert pretrain(dataset, run, "--save.keep", "5") == 0
+    expected = weights(run)
+    newest = runs.find_checkpoint(run)
+    raw = bytearray((newest / "model.safetensors").read_bytes())
+    raw[-5] ^= 1
+    (newest / "model.safetensors").write_bytes(raw)
+    assert pretrain(dataset, run, "--resume") == 0
+    assert (
+        "step-000060 is damaged: model.safetensors does not match its checksum"
+        in capfd.readouterr().err.replace("\n", " ")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(expected.values(), weights(run).values(), strict=True))
+
+
+def test_a_full_disk_while_saving_loses_nothing(dataset, tmp_path, capfd, monkeypatch):
+    import errno
+
+    from gptworks.model import checkpoint
+
+    real, calls = checkpoint.save, []
+
+    def full(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    run = tmp_path / "run"
+    assert pretrain(dataset, run) == 2
+    said = capfd.readouterr().err
+    assert "is full" in said
+    assert "--resume" in said
+    assert runs.newest_good(run)[0].step == 14
+    assert not list((run / "checkpoints").glob(".draft*"))
+    assert pretrain(dataset, run, "--resume") == 0
+    assert pretrain(dataset, tmp_path / "other") == 0
+    assert_identical(run, tmp_path / "other")
+
+
+def test_a_time_limit_stops_with_a_checkpoint(dataset, tmp_path):
+    run = tmp_path / "run"
+    assert pretrain(dataset, run, "--train.max-hours", "1e-9") == 0
+    assert runs.checkpoints(run)[-1].step <= 1
+
+
+def test_samples_are_kept_and_do_not_touch_the_training_stream(straight, dataset, tmp_path):
+    run = tmp_path / "run"
+    assert (
+        pretrain(
+            dataset, run, "--model.dropout", "0.1", "--sample.every", "20", "--sample.prompts", "the cat", "a"
+        )
+        == 0
+    )
+    samples = runs.read_rows(run / "samples.jsonl")
+    assert [(s["step"], s["prompt"]) for s in samples] == [
+        (n, p) for n in (20, 40, 60) for p in ("the cat", "a")
+    ]
+    assert_identical(straight, run)
+
+
+def test_tensorboard_gets_the_same_numbers(dataset, tmp_path):
+    run = tmp_path / "run"
+    assert pretrain(dataset, run, "--log.tensorboard", "--train.max-steps", "5") == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    written = [row["loss"] for row in metrics(run) if "loss" in row]
+    assert [point.value for point in events.Scalars("loss")] == pytest.approx(written, rel=1e-6)
+
+
+def test_starting_from_a_base_model(straight, dataset, tmp_path):
+    run = tmp_path / "run"
+    base = ["pretrain", "--data", str(dataset), "--out", str(run), "--base", f"{straight}@best"]
+    assert main([*base, "--train.max-steps", "2", "--train.batch-tokens", "128", "--eval.tokens", "512"]) == 0
+    best = min(row["val_loss"] for row in metrics(straight) if "val_loss" in row)
+    assert metrics(run)[0]["val_loss"] == pytest.approx(best, abs=1e-6)
+
+
+BAD = [
+    (
+        ["--train.batch-tokens", "100"],
+        "train.batch_tokens=100 is not a multiple of model.context=16; the nearest is 96",
+    ),
+    (["--model.n-head", "5"], "model.n_embd=32 is not divisible by model.n_head=5"),
+    (
+        ["--model.context", "100000", "--train.batch-tokens", "100000"],
+        "fewer than one row of model.context=100000",
+    ),
+    (["--train.epochs", "1"], "one of train.max_steps and train.epochs: both are given"),
+    (["--train.stride", "4"], "train.stride goes with train.windows=strided"),
+    (["--train.precision", "fp16"], "train.precision=fp16 needs a GPU"),
+    (["--model.preset", "gtp2"], "did you mean gpt2"),
+    (["--model.n-layer", "4000", "--model.n-embd", "8192", "--model.n-head", "64"], "memory"),
+    (["--base", "no/such-model-folder"], "no/such-model-folder"),
+]
+
+
+@pytest.mark.parametrize(("more", "said"), BAD)
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(dataset, tmp_path, capfd, more, said):
+    assert pretrain(dataset, tmp_path / "run", *more) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert said in lines[0]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "recipe.toml").exists()
+
+
+def test_a_second_run_into_a_folder_is_refused(straight, dataset, capfd):
+    assert pretrain(dataset, straight) == 2
+    assert "already holds a run; add --resume" in capfd.readouterr().err
+
+
+def test_a_run_in_use_is_refused(dataset, tmp_path, capfd):
+    with runs.locked(tmp_path / "run"):
+        line = command(dataset, tmp_path / "run")
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"is in use by process {os.getpid()}" in done.stderr
+
+
+def test_going_on_as_another_run_is_refused_and_harmless_changes_are_said(straight, dataset, capfd):
+    assert pretrain(dataset, straight, "--model.dropout", "0.1", "--resume", "--optim.lr", "1e-3") == 2
+    assert "was begun with optim.lr = 0.003, not 0.001" in capfd.readouterr().err
+    assert pretrain(dataset, straight, "--model.dropout", "0.1", "--resume", "--eval.every", "10") == 0
+    assert "eval.every was 20, is now 10" in capfd.readouterr().err
+
+
+def test_a_dataset_of_another_tokenizer_than_the_base_models_is_refused(straight, dataset, tmp_path, capfd):
+    other = make_dataset(dataset.parent / "docs.jsonl", tmp_path, 290)
+    capfd.readouterr()
+    short = "--train.max-steps 2 --train.batch-tokens 128"
+    assert gptworks(f"pretrain --data {other} --out {tmp_path}/run --base {straight} {short}") == 2
+    said = capfd.readouterr().err
+    assert "another tokenizer (290 ids)" in said
+    assert str(straight) in said
+    assert pretrain(other, straight, "--model.dropout", "0.1", "--resume") == 2
+    assert "another Dataset" in capfd.readouterr().err
+
+
+def test_hundreds_of_steps_memorise_a_small_text(tmp_path):
+    text = tmp_path / "poem.txt"
+    text.write_text("Tyger tyger, burning bright, in the forests of the night. " * 40)
+    data = make_dataset(text, tmp_path, 280)
+    assert pretrain(data, tmp_path / "run", "--optim.kind", "muon", "--train.max-steps", "150") == 0
+    assert metrics(tmp_path / "run")[-1]["val_loss"] < 0.5  # a model of frequencies alone stays above 3
