@@ -68,13 +68,14 @@ class TrainOptions:
     """The loop: how long, and how much at a time."""
 
     max_steps: NonNegativeInt | None = None
-    """Optimizer steps in the whole run. Give this or train.epochs."""
+    """Optimizer steps in the whole run. Default: what train.epochs comes to."""
     epochs: PositiveFloat | None = None
-    """Passes over the Dataset, fractions allowed; the schedule then ends with the last one."""
+    """Passes over the Dataset, fractions allowed; the schedule then ends with the last one. Default: 1."""
     max_hours: PositiveFloat | None = None
     """Stop after this much wall time, over all resumes, with a checkpoint. The schedule does not change."""
-    batch_tokens: PositiveInt = 524_288
-    """Tokens per optimizer step, over all devices. A multiple of model.context, except with windows=documents."""
+    batch_tokens: PositiveInt | None = None
+    """Tokens per optimizer step, over all devices. A multiple of model.context, except with windows=documents.
+    Default: 524,288, less where an epoch would have fewer than 200 steps."""
     micro_batch: Annotated[int | Literal["auto"], Parameter(accepts_keys=False)] = "auto"
     """Rows of one forward and backward on one device. auto: what fits. Without dropout results do not depend on it."""
     windows: Literal["shuffled", "strided", "random", "documents"] = "shuffled"
@@ -227,6 +228,8 @@ class PrepareOptions:
     """Invalid UTF-8 or JSON: stop and say where, or skip the document and count it."""
     marks: Literal["eos-after", "eos-before", "bos-eos", "none"] = "eos-after"
     """What separates documents: end-of-text after each, before each, bos and eos around each, or nothing."""
+    add_tokens: tuple[str, ...] = ()
+    """Special tokens to add to the tokenizer, such as <|bos|>; gpt2 with it has 50,258 ids."""
     special_text: bool = False
     """Read literal special tokens in the text (such as <|endoftext|>) as special tokens instead of plain text."""
     val_fraction: Annotated[float, Parameter(validator=Number(gte=0, lt=1))] = 0.01

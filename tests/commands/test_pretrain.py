@@ -384,7 +384,7 @@ BAD = [
         ["--model.context", "100000", "--train.batch-tokens", "100000"],
         "fewer than one row of model.context=100000",
     ),
-    (["--train.epochs", "1"], "one of train.max_steps and train.epochs: both are given"),
+    (["--train.epochs", "1"], "train.max_steps and train.epochs both say how long to train"),
     (["--train.stride", "4"], "train.stride goes with train.windows=strided"),
     (["--train.precision", "fp16"], "train.precision=fp16 needs a GPU"),
     (["--model.preset", "gtp2"], "did you mean gpt2"),
@@ -441,3 +441,30 @@ def test_hundreds_of_steps_memorise_a_small_text(tmp_path):
     data = make_dataset(text, tmp_path, 280)
     assert pretrain(data, tmp_path / "run", "--optim.kind", "muon", "--train.max-steps", "150") == 0
     assert metrics(tmp_path / "run")[-1]["val_loss"] < 0.5  # a model of frequencies alone stays above 3
+
+
+def test_nothing_but_a_preset_is_needed_and_the_batch_suits_the_data(dataset, tmp_path):
+    """200 steps an epoch at least, of a power of two of rows: 300 short documents make one row a step."""
+    line = (
+        f"pretrain --data {dataset} --out {tmp_path}/run --model.n-layer 1 --model.n-head 1 --model.n-embd 8"
+    )
+    assert gptworks(f"{line} --model.context 16 --eval.tokens 64") == 0
+    rows = metrics(tmp_path / "run")
+    assert rows[-1]["epoch"] == pytest.approx(1, abs=0.01)
+    batches = {row["targets"] for row in rows if "loss" in row}
+    assert len(batches) == 1
+    assert 200 <= rows[-1]["step"] < 400 or batches == {16}
+
+
+def test_a_base_model_grows_for_special_tokens_that_the_dataset_adds(straight, dataset, tmp_path):
+    source = dataset.parent / "docs.jsonl"
+    line = f"prepare --sources {source} --tokenizer {straight} --add-tokens '<|bos|>' --marks bos-eos --workers 1"
+    assert gptworks(f"{line} --out {tmp_path}/set --val-fraction 0.1") == 0
+    short = "--train.max-steps 1 --train.batch-tokens 128 --eval.tokens 512 --save.at-start"
+    assert gptworks(f"pretrain --data {tmp_path}/set --out {tmp_path}/run --base {straight} {short}") == 0
+    old = load_file(runs.find_checkpoint(straight) / "model.safetensors")["transformer.wte.weight"]
+    new = load_file(runs.find_checkpoint(tmp_path / "run", "step-0") / "model.safetensors")[
+        "transformer.wte.weight"
+    ]
+    assert len(new) == len(old) + 1
+    assert torch.equal(new[:-1], old)

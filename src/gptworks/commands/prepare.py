@@ -43,11 +43,14 @@ def prepare(
     from gptworks.report import terminal
     from gptworks.text.tokenizer import Tokenizer
 
+    vocabulary = Tokenizer.load(tokenizer)
+    new = [name for name in prepare.add_tokens if name not in vocabulary.special_tokens]
+    vocabulary = vocabulary.with_special_tokens(new) if new else vocabulary
     there = (data / MANIFEST).exists()
     started = time.monotonic()
     with terminal.err.status("reading") as status:
         display = _Display(status.update, live=terminal.err.is_terminal)
-        dataset = run(prepare, Tokenizer.load(tokenizer), data, display.show)
+        dataset = run(prepare, vocabulary, data, display.show)
     for note in dataset.manifest["notes"]:
         terminal.say(f"note: {note}")
     if there:

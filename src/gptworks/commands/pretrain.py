@@ -135,7 +135,7 @@ def _announce(work: Pretraining, dataset: Dataset, world: World, say: Callable[[
     train = dataset.split("train")
     assert train is not None
     say(
-        f"{dataset.path}: {train.n_tokens:,} tokens; {plan.max_steps:,} steps = "
+        f"{dataset.path}: {train.n_tokens:,} tokens; {plan.max_steps:,} steps of {work.batch_tokens:,} = "
         f"{plan.max_steps / work.steps_per_epoch:.2f} epochs"
     )
     cut = -(-max(1, rows // world.size) // plan.micro_batch)

@@ -57,8 +57,8 @@ def _check_marks(options: PrepareOptions, tokenizer: Tokenizer) -> None:
         )
     if options.marks == "bos-eos" and tokenizer.bos_id is None:
         raise ConfigError(
-            "prepare.marks=bos-eos needs a beginning-of-text token, and the tokenizer has none: add one such "
-            "as <|bos|>, or say --marks eos-after"
+            "prepare.marks=bos-eos needs a beginning-of-text token, and the tokenizer has none: add one by "
+            "--add-tokens '<|bos|>', or say --marks eos-after"
         )
 
 

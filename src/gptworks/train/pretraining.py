@@ -14,7 +14,7 @@ from gptworks.data.order import Documents, Order, Random, Shuffled, Strided, fix
 from gptworks.errors import CheckpointError, ConfigError, DataError
 from gptworks.model import checkpoint as models
 from gptworks.model import find
-from gptworks.model.build import Model, build
+from gptworks.model.build import Model, build, grow_vocabulary
 from gptworks.model.config import ModelConfig, resolve
 from gptworks.recipe import Recipe, TrainOptions
 from gptworks.text.tokenizer import Tokenizer
@@ -38,6 +38,7 @@ class Pretraining:
     plan: Plan
     evaluate: ValidationLoss | None
     tokenizer: Tokenizer
+    batch_tokens: int
     steps_per_epoch: float
     windows: list[np.ndarray]
     """The validation windows."""
@@ -57,7 +58,10 @@ def settle(recipe: Recipe, dataset: Dataset, world: World) -> Pretraining:
     if split is None:
         raise DataError(f"{dataset.path} has no train split")
     order = choose_order(split, recipe.train, config.context)
-    steps = count_steps(recipe.train, order)
+    steps, batch = (
+        count_steps(recipe.train, order),
+        choose_batch(recipe.train, split.n_tokens, config.context),
+    )
     numbers = precision.choose(recipe.train.precision, world.device)
     rows = max(1, len(order.rows(0)) // world.size)
     micro_batch = fit.micro_batch(recipe, config, rows, numbers, world)  # before anything large is made
@@ -74,18 +78,20 @@ def settle(recipe: Recipe, dataset: Dataset, world: World) -> Pretraining:
         evaluate = ValidationLoss(windows, lengths, micro_batch, recipe.train.skip_first, numbers, world)
     task = LanguageModelling(order, skip_first=recipe.train.skip_first)
     model = starting_model(recipe, config, base)
-    return Pretraining(model, config, task, plan, evaluate, tokenizer, order.steps_per_epoch, windows)
+    return Pretraining(model, config, task, plan, evaluate, tokenizer, batch, order.steps_per_epoch, windows)
 
 
 def base_config(recipe: Recipe, dataset: Dataset, base: Path) -> ModelConfig:
-    """The shape of the MODEL to start from, with the recipe's dropout.
+    """The shape of the MODEL to start from, with the recipe's dropout and the Dataset's added special tokens.
 
     Raises:
         CheckpointError: the Dataset was made with another tokenizer than that model's.
         ConfigError: the recipe asks for another shape.
     """
     theirs = models.load_tokenizer(base)
-    if theirs.fingerprint != dataset.tokenizer_fingerprint:
+    added = [name for name in dataset.tokenizer().special_tokens if name not in theirs.special_tokens]
+    grown = theirs.with_special_tokens(added) if added else theirs
+    if grown.fingerprint != dataset.tokenizer_fingerprint:
         raise CheckpointError(
             f"{dataset.path} was made with another tokenizer ({dataset.vocab_size:,} ids) than {recipe.base} "
             f"({theirs.vocab_size:,} ids): prepare it again with --tokenizer {recipe.base}"
@@ -96,7 +102,7 @@ def base_config(recipe: Recipe, dataset: Dataset, base: Path) -> ModelConfig:
             raise ConfigError(
                 f"model.{name}={value} contradicts {recipe.base}, where it is {getattr(have, name)}"
             )
-    return dataclasses.replace(have, **_dropout(recipe))
+    return dataclasses.replace(have, **_dropout(recipe), vocab_size=max(have.vocab_size, dataset.vocab_size))
 
 
 def _dropout(recipe: Recipe) -> dict[str, Any]:
@@ -106,7 +112,7 @@ def _dropout(recipe: Recipe) -> dict[str, Any]:
 def starting_model(recipe: Recipe, config: ModelConfig, base: Path | None) -> Model:
     """New weights, or those of the base."""
     if base is not None:
-        return models.load(base, overrides=_dropout(recipe))
+        return grow_vocabulary(models.load(base, overrides=_dropout(recipe)), config.vocab_size)
     model = build(config, seed=recipe.train.seed)
     if recipe.model.frozen_embedding is not None:
         _take_embedding(model, recipe.model.frozen_embedding)
@@ -125,6 +131,10 @@ def _take_embedding(model: Model, name: str) -> None:
         model.head_weight.copy_(theirs.head_weight)
 
 
+BATCH_TOKENS, STEPS_PER_EPOCH = 524_288, 200
+"""GPT-3's batch for its smallest model (Brown et al. 2020, table 2.1), and the fewest steps that learn something."""
+
+
 def choose_order(split: Split, options: TrainOptions, context: int) -> Order:
     """The order train.windows asks for.
 
@@ -132,13 +142,14 @@ def choose_order(split: Split, options: TrainOptions, context: int) -> Order:
         ConfigError: the batch is not a whole number of rows.
         DataError: the split is shorter than a row.
     """
+    batch_tokens = choose_batch(options, split.n_tokens, context)
     if options.windows == "documents":
-        return Documents(split, context, options.batch_tokens, options.seed)
-    rows, rest = divmod(options.batch_tokens, context)
+        return Documents(split, context, batch_tokens, options.seed)
+    rows, rest = divmod(batch_tokens, context)
     if rest:
-        near = max(1, round(options.batch_tokens / context)) * context
+        near = max(1, round(batch_tokens / context)) * context
         raise ConfigError(
-            f"train.batch_tokens={options.batch_tokens} is not a multiple of model.context={context}; "
+            f"train.batch_tokens={batch_tokens} is not a multiple of model.context={context}; "
             f"the nearest is {near}"
         )
     if options.windows == "strided":
@@ -152,15 +163,23 @@ def count_steps(options: TrainOptions, order: Order) -> int:
     """Steps of the whole run.
 
     Raises:
-        ConfigError: neither or both of train.max_steps and train.epochs are given.
+        ConfigError: both train.max_steps and train.epochs are given.
     """
-    if (options.max_steps is None) == (options.epochs is None):
-        said = "neither is given" if options.max_steps is None else "both are given"
-        raise ConfigError(f"say how long to train by one of train.max_steps and train.epochs: {said}")
+    if options.max_steps is not None and options.epochs is not None:
+        raise ConfigError(
+            "train.max_steps and train.epochs both say how long to train: leave out one of them"
+        )
     if options.max_steps is not None:
         return options.max_steps
-    assert options.epochs is not None
-    return max(1, math.ceil(round(options.epochs * order.steps_per_epoch, 6)))
+    return max(1, math.ceil(round((options.epochs or 1.0) * order.steps_per_epoch, 6)))
+
+
+def choose_batch(options: TrainOptions, n_tokens: int, context: int) -> int:
+    """Tokens of a step: the recipe's, or a power of two of rows that leaves an epoch its steps."""
+    if options.batch_tokens is not None:
+        return options.batch_tokens
+    rows = min(BATCH_TOKENS // context, n_tokens // context // STEPS_PER_EPOCH)
+    return context * 2 ** max(0, rows.bit_length() - 1)
 
 
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray:

@@ -1,0 +1,73 @@
+"""What every benchmark says of itself: the machine, the versions, the commit, the date. And where results go."""
+
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def facts() -> dict[str, Any]:
+    """Machine, versions, commit."""
+    import torch
+
+    from gptworks.world import default_device, describe, fast_dtype
+
+    device = default_device()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
+        "device": describe(device),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "fast_dtype": fast_dtype(device),
+        "python": platform.python_version(),
+        "versions": {
+            name: _version(name) for name in ("torch", "transformers", "tokenizers", "tiktoken", "datasets")
+        },
+    }
+
+
+def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """One dated JSON file a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {"benchmark": name} | facts() | result
+    slug = re.sub(
+        r"[^a-z0-9]+",
+        "-",
+        whole["processor"].lower() if whole["device"].endswith(")") else whole["device"].lower(),
+    )
+    file = folder / f"{whole['date'][:10]}-{name}-{slug.strip('-')}.json"
+    file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    return file
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(
+        ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,108 @@
+"""Speed of `gptworks prepare` beside tiktoken alone and datasets.map: prepare.py FILE --tokenizer DIR.
+
+`prepare` is the whole way, from the compressed file to checksummed shards. tiktoken is given the texts in memory,
+in as many threads as there are cores. datasets.map runs transformers' fast GPT-2 tokenizer over a part of the file,
+in as many processes. MB are of text, UTF-8.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import machine
+
+
+def texts_of(file: Path, limit: int) -> list[str]:
+    """The first `limit` bytes of the file's texts."""
+    from gptworks.data.documents import documents
+    from gptworks.recipe import PrepareOptions
+
+    texts, size = [], 0
+    for document in documents(str(file), PrepareOptions(sources=(str(file),))):
+        texts.append(document.text)
+        size += len(document.text.encode())
+        if size >= limit:
+            break
+    return texts
+
+
+def tiktoken_encoding(folder: Path) -> Any:
+    """tiktoken's GPT-2 from our tokenizer's own ranks."""
+    import tiktoken
+
+    from gptworks.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(folder)
+    special = set(tokenizer.special_tokens.values())
+    ranks = {tokenizer.token_bytes(i): i for i in range(tokenizer.vocab_size) if i not in special}
+    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+    return tiktoken.Encoding(
+        "gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens=tokenizer.special_tokens
+    )
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure the three and write the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with GPT-2's vocabulary")
+    parser.add_argument("--map-mb", type=float, default=4, help="how much text datasets.map is given")
+    options = parser.parse_args()
+
+    from datasets import Dataset, disable_progress_bars
+    from transformers import PreTrainedTokenizerFast
+
+    from gptworks.data.prepare import prepare
+    from gptworks.recipe import PrepareOptions
+    from gptworks.text.tokenizer import Tokenizer
+
+    disable_progress_bars()
+    cores = os.cpu_count() or 1
+    texts = texts_of(options.file, 10**12)
+    mb = sum(len(text.encode()) for text in texts) / 1e6
+    tokenizer = Tokenizer.load(options.tokenizer)
+    rates: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        work = PrepareOptions(sources=(str(options.file),))
+        rates["gptworks prepare"] = mb / timed(lambda: prepare(work, tokenizer, folder / "set"))
+        encoding = tiktoken_encoding(options.tokenizer)
+        encoding.encode_ordinary(texts[0])
+        rates["tiktoken alone"] = mb / timed(lambda: encoding.encode_ordinary_batch(texts, num_threads=cores))
+        tokenizer.save(folder / "hf")
+        fast = PreTrainedTokenizerFast.from_pretrained(folder / "hf")
+        part, size = [], 0.0
+        for text in (
+            piece for whole in texts for piece in (whole[i : i + 5000] for i in range(0, len(whole), 5000))
+        ):
+            part.append(text)
+            size += len(text.encode()) / 1e6
+            if size >= options.map_mb:
+                break
+        table = Dataset.from_dict({"text": part})
+        seconds = timed(
+            lambda: table.map(
+                lambda rows: {"ids": fast(rows["text"])["input_ids"]}, batched=True, num_proc=cores
+            )
+        )
+        rates["datasets.map"] = size / seconds
+    for name, rate in rates.items():
+        print(f"{name:<18} {rate:8.1f} MB/s   {rates['gptworks prepare'] / rate:6.1f}x")
+    print(
+        machine.write("prepare", {"file": options.file.name, "megabytes": mb, "megabytes_per_second": rates})
+    )
+
+
+if __name__ == "__main__":
+    main()

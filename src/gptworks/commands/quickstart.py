@@ -1,0 +1,195 @@
+"""`gptworks quickstart`: the whole main line in a few minutes, with nothing to download."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveFloat
+
+from gptworks.recipe import (
+    BpeOptions,
+    EvalOptions,
+    LogOptions,
+    ModelOptions,
+    OptimOptions,
+    PrepareOptions,
+    Recipe,
+    SaveOptions,
+    TrainOptions,
+)
+from gptworks.recipefile import load
+
+if TYPE_CHECKING:
+    from gptworks.data.dataset import Dataset
+    from gptworks.train.trainer import StepReport
+
+PROMPTS = ("def ", "import ", "class ", "    if ", "for ")
+VOCABULARY = 4096
+SIZES = ((0.0, 4, 192, 4096), (2e13, 6, 256, 8192), (3e14, 8, 512, 16_384), (3e15, 12, 768, 65_536))
+"""(FLOPs the time affords, layers, width, tokens a step): small enough that the corpus is seen a few times."""
+
+
+def quickstart(
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the tokenizer, the Dataset and the run.")] = Path(
+        "gptworks-quickstart"
+    ),
+    minutes: Annotated[PositiveFloat, Parameter(help="About how long to train.")] = 3.0,
+) -> None:
+    """Train a small GPT on the text of the installed Python, and see what it writes.
+
+    Nothing is downloaded. Run it again to go on where it stopped.
+    """
+    from gptworks.commands.pretrain import STOPPED, train_run
+    from gptworks.report import terminal
+
+    say, began = terminal.say, time.monotonic()
+    dataset = _dataset(out, say)
+    run = out / "run"
+    recipe = _planned(run, dataset, minutes * 60, say)
+    reason = train_run(recipe, resume=True)
+    if reason not in {None, "train.max_hours"}:
+        raise SystemExit(STOPPED)
+    _show(run, dataset)
+    print(f"\nThat took {terminal.clock(time.monotonic() - began)}. What to type next:")
+    print(f"  gptworks generate {run} --prompt 'def read_' --samples 3")
+    print(f"  gptworks inspect {run}")
+    print(f"  gptworks prepare --sources YOUR_TEXTS --tokenizer {out / 'tokenizer'} --out {out / 'mine'}")
+    print(
+        f"  gptworks pretrain --data {out / 'mine'} --out {out / 'my-run'} --model.n-layer 6 --model.n-head 6 \\"
+    )
+    print("      --model.n-embd 384 --model.context 256 --train.max-steps 500 --train.batch-tokens 8192")
+
+
+def _dataset(out: Path, say: Callable[[str], None]) -> Dataset:
+    """Tokenizer and Dataset of this Python's own text, made once."""
+    from gptworks.data.documents import documents
+    from gptworks.data.prepare import prepare
+    from gptworks.text import bpe
+    from gptworks.text.tokenizer import Tokenizer
+
+    options = PrepareOptions(sources=("python",), val_fraction=0.02)
+    if (out / "tokenizer" / "tokenizer.json").is_file():
+        tokenizer = Tokenizer.load(out / "tokenizer")
+    else:
+        say("1. A tokenizer, trained on the source of the installed Python")
+        texts = (document.text for document in documents("python", options))
+        tokenizer = bpe.train(texts, BpeOptions(vocab_size=VOCABULARY))
+        tokenizer.save(out / "tokenizer")
+    say("2. A Dataset: the same text as tokens")
+    dataset = prepare(options, tokenizer, out / "dataset")
+    train, val = dataset.split("train"), dataset.split("val")
+    assert train is not None
+    assert val is not None
+    say(f"   {train.n_tokens:,} tokens to train on, {val.n_tokens:,} held out (whole modules)")
+    return dataset
+
+
+def _planned(run: Path, dataset: Dataset, seconds: float, say: Callable[[str], None]) -> Recipe:
+    """The recipe for this machine and time; the saved one if the run has begun."""
+    if (run / "recipe.toml").is_file():
+        say("3. Going on with the run that is there")
+        return load(run / "recipe.toml")
+    from gptworks.train.peak import measured_flops
+    from gptworks.train.precision import choose
+    from gptworks.world import default_device, tune_allocator
+
+    say("3. A model that fits this machine and the time")
+    tune_allocator()
+    device = default_device()
+    flops = measured_flops(choose("auto", device)) * 0.3 * seconds
+    _, n_layer, n_embd, batch = max(size for size in SIZES if size[0] <= flops)
+    recipe = Recipe(
+        data=dataset.path,
+        out=run,
+        model=ModelOptions(
+            family="modern", n_layer=n_layer, n_head=n_embd // 64, n_embd=n_embd, context=256, tied=True
+        ),
+        train=TrainOptions(max_steps=1, batch_tokens=batch),
+        optim=OptimOptions(
+            kind="muon",
+            lr=3e-3,
+            weight_decay=0.0,
+            warmup_steps=20,
+            schedule="wsd",
+            cooldown=0.5,
+            final_lr=0.0,
+        ),
+        eval=EvalOptions(every=0, tokens=65_536),
+        save=SaveOptions(every=200),
+        log=LogOptions(every=1 if device.type == "cpu" else 10),
+    )
+    steps = max(50, round(seconds / _seconds_per_step(recipe, dataset)))
+    return dataclasses.replace(
+        recipe,
+        train=dataclasses.replace(recipe.train, max_steps=steps),
+        eval=dataclasses.replace(recipe.eval, every=max(10, steps // 8)),
+    )
+
+
+def _seconds_per_step(recipe: Recipe, dataset: Dataset) -> float:
+    """Measured on a throw-away trainer: the median of a few steps after a warm-up."""
+    from gptworks.train import parallel
+    from gptworks.train.pretraining import settle
+    from gptworks.train.trainer import Trainer
+    from gptworks.world import World, default_device
+
+    w = World(0, 1, default_device())
+    work = settle(
+        dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, max_steps=8)), dataset, w
+    )
+    trainer = Trainer(parallel.prepare(work.model, recipe.train, w), work.task, work.plan, recipe.optim, w)
+    times = [time.perf_counter()]
+
+    def after(report: StepReport) -> bool:
+        report.loss.item()
+        times.append(time.perf_counter())
+        return False
+
+    trainer.fit(after)
+    laps = sorted(later - sooner for sooner, later in itertools.pairwise(times[2:]))
+    return laps[len(laps) // 2]
+
+
+def _show(run: Path, dataset: Dataset) -> None:
+    """Scores beside two honest baselines, the curve, and samples."""
+    from gptworks import runs
+    from gptworks.data.order import fixed_windows
+    from gptworks.generate.engine import GenerateSettings, generate
+    from gptworks.model import checkpoint
+    from gptworks.report import plots
+    from gptworks.train.evaluators import unigram_loss
+
+    measured = [row for row in runs.read_rows(run / "metrics.jsonl") if "val_loss" in row]
+    first, last = measured[0], measured[-1]
+    train, val = dataset.split("train"), dataset.split("val")
+    assert train is not None
+    assert val is not None
+    per_token = last["val_bpb"] / last["val_loss"]  # bits per byte of one nat per token, on these windows
+    unigram = unigram_loss(train, fixed_windows(val, 256, 65_536), dataset.vocab_size)
+    plots.loss_curve(run, baselines={"unigram": unigram})
+    print("\nOn held-out modules               nats per token   bits per byte")
+    for name, nats in (
+        ("untrained model", first["val_loss"]),
+        ("how often each token occurs", unigram),
+        ("this model", last["val_loss"]),
+    ):
+        print(f"  {name:<32}{nats:>10.3f} {nats * per_token:>15.3f}")
+    print(
+        f"  (the logarithm of {dataset.vocab_size} tokens is {math.log(dataset.vocab_size):.3f}; "
+        f"the curve is {run / 'plots' / 'loss.png'})"
+    )
+    folder = runs.find_checkpoint(run)
+    model, tokenizer = checkpoint.load(folder), dataset.tokenizer()
+    print("\nWhat it writes (prompt in front of ▸):")
+    for seed, prompt in enumerate(PROMPTS):
+        settings = GenerateSettings(max_tokens=80, temperature=0.7, top_k=50, seed=seed)
+        for sample in generate(model, tokenizer, prompt, settings):
+            print("\n" + prompt + "▸" + sample.text.rstrip())

@@ -1,0 +1,71 @@
+"""Every command in the guides runs (```bash) or at least parses (```sh); what is generated is fresh."""
+
+import re
+import shlex
+
+import pytest
+
+from gptworks.cli import build, main
+from gptworks.recipefile import load
+
+
+def guides(repository):
+    return sorted((repository / "docs").glob("*.md"))
+
+
+def commands(text, kind):
+    for block in re.findall(rf"^```{kind}\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip() and not line.startswith("#"):
+                yield shlex.split(line, comments=True)
+
+
+@pytest.mark.parametrize("name", ["data.md", "pretraining.md"])
+def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number, path in enumerate(sorted((repository / "src" / "gptworks").rglob("*.py"))):
+        (texts / f"{number:03}.txt").write_text(path.read_text())
+    monkeypatch.chdir(tmp_path)
+    ran = 0
+    for words in commands((repository / "docs" / name).read_text(), "bash"):
+        assert words[0] == "gptworks", words
+        assert main(words[1:]) == 0, words
+        ran += 1
+    assert ran
+
+
+def test_commands_that_are_only_shown_parse(repository):
+    for path in [*guides(repository), repository / "README.md"]:
+        for words in commands(path.read_text(), "sh"):
+            if "gptworks" not in words:
+                continue
+            argv = words[words.index("gptworks") + 1 :]
+            for recipe in [word for word in argv if word.endswith(".toml")]:
+                load(repository / recipe)
+            build().parse_args(
+                [word for word in argv if not word.endswith(".toml")], exit_on_error=False, print_error=False
+            )
+
+
+def test_links_between_guides_lead_somewhere(repository):
+    for path in [*guides(repository), repository / "README.md"]:
+        for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text()):
+            if not link.startswith("http"):
+                assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_the_table_of_options_is_fresh(repository):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("options", repository / "scripts" / "options.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (repository / "docs" / "options.md").read_text() == module.table(), "run scripts/options.py"
+
+
+def test_the_readme_has_the_two_commands_of_a_fresh_machine(repository):
+    lines = (repository / "README.md").read_text().splitlines()
+    start = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e "
+    assert start + ". && .venv/bin/gptworks quickstart" in lines
+    assert start + "'.[dev]' && .venv/bin/pytest" in lines
