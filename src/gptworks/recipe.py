@@ -132,6 +132,24 @@ class OptimOptions:
     """With schedule=wsd: share of the run that cools down."""
 
 
+@Parameter(group="lora")
+@dataclass(frozen=True, kw_only=True)
+class LoraOptions:
+    """Low-rank adapters: the base is kept as it is, and small matrices beside its layers are trained."""
+
+    rank: NonNegativeInt = 0
+    """Rank of the adapters; 0: none, the weights themselves are trained."""
+    alpha: PositiveFloat | None = None
+    """How strongly adapters act; see scaling. Default: twice the rank."""
+    dropout: Fraction = 0.0
+    """Drop probability of an adapter's input while training."""
+    targets: tuple[str, ...] = ()
+    """Linear layers by the end of their name, * and ? allowed: c_attn, mlp.*, h.1?.attn.c_proj.
+    Default: attention and MLP of every block."""
+    scaling: Literal["standard", "unscaled", "rslora"] = "standard"
+    """The adapter's product is multiplied by alpha / rank; unscaled: by alpha; rslora: by alpha / sqrt(rank)."""
+
+
 @Parameter(group="eval")
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
@@ -275,6 +293,7 @@ class Recipe:
     model: ModelOptions = field(default_factory=ModelOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
+    lora: LoraOptions = field(default_factory=LoraOptions)
     eval: EvalOptions = field(default_factory=EvalOptions)
     save: SaveOptions = field(default_factory=SaveOptions)
     sample: SampleOptions = field(default_factory=SampleOptions)

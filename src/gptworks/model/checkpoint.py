@@ -5,9 +5,12 @@
            model.safetensors      weights, laid out as layout.py says; or in shards with an index
            tokenizer.json tokenizer_config.json
 
+or PEFT's adapter folder (adapter.py), which is loaded as its base with the adapter merged into it.
+
 Nothing is ever unpickled: a `pytorch_model.bin` is read with `weights_only`.
 """
 
+import hashlib
 import json
 import pickle
 from collections.abc import Callable, Mapping
@@ -20,15 +23,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gptworks.errors import CheckpointError
+from gptworks.model import adapter as adapters
+from gptworks.model import lora
+from gptworks.model.adapter import Adapter
 from gptworks.model.build import VOCABULARY, Model, skeleton
 from gptworks.model.config import ModelConfig
 from gptworks.model.find import resolve
 from gptworks.model.gpt2 import sinusoids
 from gptworks.model.hf_config import from_hf, to_hf
 from gptworks.model.layout import Tensors, from_disk, pad_rows, to_disk
+from gptworks.model.lora import Origin
 from gptworks.text.tokenizer import Tokenizer
 
-__all__ = ["load", "load_into", "load_tokenizer", "read_config", "resolve", "save"]
+__all__ = ["load", "load_into", "load_tokenizer", "origin", "read_config", "resolve", "save"]
 
 WEIGHTS: dict[str, Callable[[Path], Tensors]] = {
     "model.safetensors": load_file,
@@ -63,6 +70,8 @@ def load(
     Raises:
         CheckpointError: no model there, damaged files, or a network that is not implemented here.
     """
+    if adapters.is_adapter(folder):
+        return _load_adapted(folder, overrides, dtype)
     config = read_config(folder)
     tensors, config = from_disk(read_tensors(folder), config)
     if overrides:
@@ -70,6 +79,55 @@ def load(
     model = skeleton(config)
     model.load_state_dict(_fit(tensors, model, folder, dtype), assign=True)
     return model.eval()
+
+
+def _load_adapted(folder: Path, overrides: Mapping[str, Any] | None, dtype: torch.dtype) -> Model:
+    adapter = adapters.read(folder)
+    model = load(base_of(adapter), overrides=overrides)
+    adapters.apply(adapter, model, adapter.base)
+    lora.merge(model)
+    return model.requires_grad_(True).to(dtype)
+
+
+def base_of(adapter: Adapter) -> Path:
+    """The folder of the model an adapter was trained on.
+
+    Raises:
+        CheckpointError: it is not there, or its weights are not what they were.
+    """
+    if not adapter.base:
+        raise CheckpointError(f"{adapter.folder} does not say which model it is an adapter for")
+    try:
+        folder = resolve(adapter.base)
+    except CheckpointError as error:
+        raise CheckpointError(f"{adapter.folder} is an adapter for {adapter.base}: {error}") from None
+    if adapter.origin.fingerprint not in {None, fingerprint(folder)}:
+        raise CheckpointError(
+            f"{adapter.folder} is an adapter for {adapter.base} as it was; the weights there have changed since"
+        )
+    return folder
+
+
+def origin(spec: str) -> Origin:
+    """How an adapter will name the MODEL it is trained on.
+
+    Raises:
+        CheckpointError: there is no such model, or it is an adapter itself.
+    """
+    folder = resolve(spec)
+    if adapters.is_adapter(folder):
+        raise CheckpointError(f"{spec} is itself an adapter: run `gptworks merge {spec} --out FOLDER` first")
+    local = Path(spec.rpartition("@")[0] or spec).exists()
+    return Origin(str(folder.resolve()) if local else spec, fingerprint(folder))
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 of a folder's weights, whatever files they are in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(read_tensors(folder).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_into(model: Model, folder: Path) -> None:
@@ -90,6 +148,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         DataError: there is one, but it is damaged or of an unknown kind.
     """
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        if adapters.is_adapter(folder):
+            return load_tokenizer(base_of(adapters.read(folder)))
         raise CheckpointError(
             f"{folder} has no tokenizer; put tokenizer.json there, as the model was trained with"
         )
@@ -102,6 +162,8 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         CheckpointError: no config.json, or one that cannot be followed.
     """
+    if adapters.is_adapter(folder):
+        return read_config(base_of(adapters.read(folder)))
     try:
         return from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -25,7 +25,7 @@ def resolve(spec: str) -> Path:
         return runs.find_checkpoint(path, which)
     if which is not None:
         raise CheckpointError(f"{name} is not a run, so {spec} does not exist")
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
         return path
     if path.is_dir():
         raise CheckpointError(f"{spec} is no model: it has neither config.json nor checkpoints/")
@@ -55,6 +55,6 @@ def _from_hub(name: str) -> Path:
         raise CheckpointError(
             f"{name} is no folder here, and the Hugging Face Hub cannot be asked: {reason}"
         ) from None
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise CheckpointError(f"{name} on the Hugging Face Hub is no model: it has no config.json")
     return folder

@@ -20,6 +20,9 @@ from gptworks.recipefile import as_tables
 from gptworks.train.pretraining import Pretraining
 from gptworks.world import World, describe
 
+PRETRAINING_IGNORES = frozenset({"prepare", "bpe", "lora"})
+"""Tables that are not part of a pretraining run."""
+
 FREE_TABLES = {"out", "data", "eval", "save", "sample", "log"}
 FREE_TRAINING = {"max_steps", "epochs", "max_hours", "micro_batch", "compile", "parallel"}
 """What may be changed when a run goes on. Anything else would make its past and its future two different runs."""
@@ -49,7 +52,7 @@ def write(recipe: Recipe, dataset: Dataset, world: World) -> None:
     assert recipe.out is not None
     recipe.out.mkdir(parents=True, exist_ok=True)
     tables = as_tables(recipe)
-    used = {name: value for name, value in tables.items() if name not in {"prepare", "bpe"}}
+    used = {name: value for name, value in tables.items() if name not in PRETRAINING_IGNORES}
     runs.write_text(recipe.out / "recipe.toml", tomli_w.dumps(used))
     environment = {
         "gptworks": __version__,
@@ -90,7 +93,7 @@ def check_same(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) -> 
     _same_dataset(recipe.out, dataset)
     for name, was, now in differences(before, as_tables(recipe)):
         table, _, key = name.partition(".")
-        if table in {"prepare", "bpe"}:
+        if table in PRETRAINING_IGNORES:
             continue
         if table not in FREE_TABLES and not (table == "train" and key in FREE_TRAINING):
             raise ConfigError(

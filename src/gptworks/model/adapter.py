@@ -1,0 +1,217 @@
+"""Adapters in and out of PEFT's folders.
+
+    FOLDER/adapter_config.json         rank, alpha, layers, and the name of the base
+           adapter_model.safetensors   base_model.model.NAME.lora_A.weight (rank, in), .lora_B.weight (out, rank)
+           gptworks.json               the base's fingerprint; the labels of a classifier
+
+PEFT keeps A and B as linear layers whichever way the base stores its weight, so they are ours as they are; where
+the base is a Conv1D (gpt2), `fan_in_fan_out` tells PEFT to transpose their product.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gptworks.errors import CheckpointError
+from gptworks.model import lora
+from gptworks.model.lora import Origin
+from gptworks.recipe import LoraOptions
+
+CONFIG, WEIGHTS, NOTE = "adapter_config.json", "adapter_model.safetensors", "gptworks.json"
+PREFIX = "base_model.model."
+KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
+UNSUPPORTED = (
+    "use_dora",
+    "alpha_pattern",
+    "layer_replication",
+    "megatron_config",
+    "lora_bias",
+    "arrow_config",
+)
+"""Of LoraConfig: what would make another computation."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What an adapter's folder holds."""
+
+    folder: Path
+    config: dict[str, Any]
+    matrices: dict[str, dict[str, Tensor]]
+    """By layer: its A and B."""
+    whole: dict[str, Tensor]
+    """Parameters trained themselves, such as a classifier's head."""
+    labels: dict[str, Any]
+    """What a classifier's note says of its labels; empty for a language model."""
+    origin: Origin
+
+    @property
+    def base(self) -> str:
+        """The MODEL it was trained on."""
+        return self.origin.name
+
+
+def is_adapter(folder: Path) -> bool:
+    """True if a folder holds an adapter rather than a model."""
+    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def save(
+    model: nn.Module,
+    folder: Path,
+    options: LoraOptions,
+    origin: Origin,
+    *,
+    labels: dict[str, Any] | None = None,
+) -> None:
+    """Write a model's adapters, and the head of a classifier.
+
+    Raises:
+        ValueError: the model has no adapters.
+    """
+    layers = dict(lora.adapters(model))
+    if not layers:
+        raise ValueError("the model has no adapters to save")
+    tensors = {}
+    for name, layer in layers.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_A
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora_B
+    tensors |= {f"{PREFIX}{name}": param for name, param in _heads(model).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes 0600; clusters share folders
+    first = next(iter(layers.values()))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM" if labels is None else "SEQ_CLS",
+        "base_model_name_or_path": origin.name,
+        "r": first.rank,
+        # PEFT divides by the rank (or its root): what is left is our scaling, whatever it is made of
+        "lora_alpha": first.scaling * (first.rank**0.5 if options.scaling == "rslora" else first.rank),
+        "use_rslora": options.scaling == "rslora",
+        "lora_dropout": first.dropout,
+        "target_modules": list(layers),
+        "fan_in_fan_out": any(name.startswith("transformer.") for name in layers),
+        "bias": "none",
+        "inference_mode": True,
+        "modules_to_save": None if labels is None else ["score"],
+    }
+    _write_json(folder / CONFIG, config)
+    _write_json(folder / NOTE, {"base_fingerprint": origin.fingerprint, "labels": labels or {}})
+
+
+def read(folder: Path) -> Adapter:
+    """What is in an adapter's folder.
+
+    Raises:
+        CheckpointError: damaged, empty, or another method than LoRA.
+    """
+    config = _read_json(folder / CONFIG)
+    note = _read_json(folder / NOTE) if (folder / NOTE).is_file() else {}
+    if config.get("peft_type") != "LORA":
+        raise CheckpointError(f"{folder} is a {config.get('peft_type')} adapter; gptworks reads LORA")
+    for name in UNSUPPORTED:
+        if config.get(name):
+            raise CheckpointError(f"{folder}/{CONFIG} says {name}={config[name]}, which is not supported")
+    if config.get("bias", "none") != "none":
+        raise CheckpointError(f"{folder}/{CONFIG} says bias={config['bias']}; only none is supported")
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}/{WEIGHTS} cannot be read: {error}") from None
+    matrices: dict[str, dict[str, Tensor]] = {}
+    whole = {}
+    for key, tensor in tensors.items():
+        if match := KEY.fullmatch(key):
+            matrices.setdefault(match[1], {})[match[2]] = tensor
+        else:
+            whole[key.removeprefix(PREFIX)] = tensor
+    if not matrices:
+        raise CheckpointError(f"{folder} is an empty adapter: {WEIGHTS} holds no lora_A or lora_B")
+    origin = Origin(config.get("base_model_name_or_path") or "", note.get("base_fingerprint"))
+    return Adapter(folder, config, matrices, whole, note.get("labels") or {}, origin)
+
+
+def apply(adapter: Adapter, model: nn.Module, base: str) -> None:
+    """Put an adapter onto a model: the adapters are new, or those that are there take its values.
+
+    `base` names the model in messages.
+
+    Raises:
+        CheckpointError: its layers are not in the model, or have other sizes.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    adapted = lora.linear_names(model)
+    for short, pair in adapter.matrices.items():
+        name = _full_name(short, adapted)
+        if name is None:
+            raise _misfit(adapter, base, f"{short} is no linear layer of it")
+        if pair.keys() != {"A", "B"}:
+            raise CheckpointError(f"{adapter.folder} has only one of lora_A and lora_B for {short}")
+        linear = layers[name]
+        rank = len(pair["A"])
+        have, wanted = (pair["B"].shape[0], pair["A"].shape[1]), (linear.out_features, linear.in_features)
+        if have != wanted or pair["B"].shape[1] != rank:
+            raise _misfit(adapter, base, f"{short} is made for {have} weights, and there it has {wanted}")
+        layer = linear if isinstance(linear, lora.LoraLinear) else _put(model, name, adapter, rank)
+        if layer.rank != rank:
+            raise CheckpointError(f"{adapter.folder}: {short} has rank {rank}, not {layer.rank}")
+        with torch.no_grad():
+            layer.lora_A.copy_(pair["A"])
+            layer.lora_B.copy_(pair["B"])
+    _fill_heads(adapter, model, base)
+
+
+def _fill_heads(adapter: Adapter, model: nn.Module, base: str) -> None:
+    heads = _heads(model)
+    if heads.keys() != adapter.whole.keys():
+        odd = sorted(heads.keys() ^ adapter.whole.keys())
+        raise _misfit(adapter, base, f"{', '.join(odd[:3])} is in one of them alone")
+    for name, param in heads.items():
+        if param.shape != adapter.whole[name].shape:
+            raise _misfit(adapter, base, f"{name} has another shape")
+        with torch.no_grad():
+            param.copy_(adapter.whole[name])
+
+
+def _put(model: nn.Module, name: str, adapter: Adapter, rank: int) -> lora.LoraLinear:
+    alpha = adapter.config.get("lora_alpha", rank)
+    by = rank**0.5 if adapter.config.get("use_rslora") else rank
+    return lora.put(model, name, rank, alpha / by, adapter.config.get("lora_dropout", 0.0))
+
+
+def _heads(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: param for name, param in model.named_parameters() if name.startswith("score.")}
+
+
+def _full_name(short: str, names: list[str]) -> str | None:
+    """PEFT on a bare GPT2Model or Qwen3Model leaves out the first part."""
+    return next((name for name in names if name == short or name.partition(".")[2] == short), None)
+
+
+def _misfit(adapter: Adapter, base: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{adapter.folder} is an adapter for {adapter.base or 'an unnamed model'} and does not fit {base}: {why}"
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} cannot be read: it holds no object")
+    return value
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
