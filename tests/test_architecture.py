@@ -15,6 +15,7 @@ FLOORS = [
     {"recipefile", "runs", "world", "text"},
     {"data", "model"},
     {"train", "generate"},
+    {"evaluate"},
     {"report"},
     {"commands"},
     {"cli"},
@@ -72,7 +73,8 @@ def test_there_are_no_cycles():
 def test_help_and_reports_need_no_torch():
     code = (
         "import sys, gptworks.cli, gptworks.runs, gptworks.report.plots\n"
-        "for argv in ([], ['--help'], ['pretrain', '--help'], ['generate', '--help'], ['prepare', '--help']):\n"
+        "for argv in ([], ['--help'], ['pretrain', '--help'], ['generate', '--help'], ['prepare', '--help'],\n"
+        "             ['finetune', 'classify', '--help'], ['classify', '--help']):\n"
         "    gptworks.cli.main(argv)\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )

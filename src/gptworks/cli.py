@@ -19,11 +19,15 @@ from gptworks import __version__
 from gptworks.errors import UserError
 from gptworks.recipefile import layer, one_line, tables
 
-FLAT = {"prepare": "prepare", "tokenizer train": "bpe"}
+FLAT = {"prepare": "prepare", "tokenizer train": "bpe", "finetune classify": "classify"}
 """Verbs whose own table is written without its prefix: `prepare --sources`, not `prepare --prepare.sources`."""
 
 MAKES = {"prepare": "data", "tokenizer train": "tokenizer"}
 """The recipe field that names what a verb makes, its --out. (A recipe's own `out` is its run.)"""
+
+FINETUNING = {"lr": 5e-5, "schedule": "linear", "final_lr": 0.0}
+ADAPTING = FINETUNING | {"lr": 5e-4}
+"""[optim] of fine-tuning where nobody says otherwise: the weights themselves, or adapters that start at nothing."""
 
 LIFE, CARE = Group("The life of a model", sort_key=1), Group("Looking around", sort_key=2)
 
@@ -54,6 +58,12 @@ def build() -> App:
     verb(
         app, "pretrain:pretrain", "Train a GPT on a Dataset. Interrupt it anywhere; --resume goes on exactly."
     )
+    finetune = App(
+        name="finetune", help="Teach a GPT a task, from examples.", group=LIFE, sort_key=next(order)
+    )
+    app.command(finetune)
+    verb(finetune, "finetune:classify", "Teach a GPT to name a text's class, from examples.")
+    verb(app, "classify:classify", "Say the class of texts, with a fine-tuned classifier.")
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
     verb(app, "inspect:inspect", "Say what a Dataset, Run, Checkpoint or MODEL is.", CARE)
     return app
@@ -101,7 +111,13 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], list[Any]]:
     file = Path(rest[0]) if rest and not rest[0].startswith("-") else None
     if file is None and "--resume" in rest:
         file = _recipe_of_run(rest)
-    return [*head, *rest], [layer(_fit(name, tables(file), app), file, name)] if file else []
+    given = tables(file) if file else {}
+    layers = [layer(_fit(name, given, app), file, name)] if file else []
+    if name.startswith("finetune"):
+        adapts = any(word.startswith("--lora.") for word in rest) or given.get("lora", {}).get("rank", 0)
+        under = {"optim": (ADAPTING if adapts else FINETUNING), "eval": {"every": 50}}
+        layers.append(layer(under, Path("defaults"), name))
+    return [*head, *rest], layers
 
 
 def _recipe_of_run(rest: list[str]) -> Path | None:
@@ -118,6 +134,9 @@ def _fit(name: str, given: dict[str, Any], app: App) -> dict[str, Any]:
     for word in name.split():
         command = command[word]
     wanted = inspect.signature(command.default_command).parameters  # type: ignore[arg-type]
+    if name.startswith("finetune"):  # has no [model] table; its --model is the recipe's base
+        given = {key: value for key, value in given.items() if key != "model"}
+        given |= {"model": given["base"]} if "base" in given else {}
     fitted = {key: value for key, value in given.items() if key in wanted}
     if name in MAKES:
         made = given.get(MAKES[name], "")

@@ -70,7 +70,7 @@ class TrainOptions:
     max_steps: NonNegativeInt | None = None
     """Optimizer steps in the whole run. Default: what train.epochs comes to."""
     epochs: PositiveFloat | None = None
-    """Passes over the Dataset, fractions allowed; the schedule then ends with the last one. Default: 1."""
+    """Passes over the data, fractions allowed; the schedule then ends with the last one. Default: 1; 3 to fine-tune."""
     max_hours: PositiveFloat | None = None
     """Stop after this much wall time, over all resumes, with a checkpoint. The schedule does not change."""
     batch_tokens: PositiveInt | None = None
@@ -86,6 +86,8 @@ class TrainOptions:
     """With windows=strided: tokens from one window to the next. Default: model.context, no overlap."""
     skip_first: NonNegativeInt = 0
     """Do not learn the first k targets of every row."""
+    dropout: Fraction | None = None
+    """Drop probability while fine-tuning. Default: the base's. (A model made from nothing has model.dropout.)"""
     seed: NonNegativeInt = 0
     """Fixes initial weights, order of data and dropout."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -278,22 +280,60 @@ class BpeOptions:
     """Stop reading text after this many bytes."""
 
 
+@Parameter(group="classify")
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOptions:
+    """Fine-tuning to name a text's class, or to predict a number."""
+
+    text: str | None = None
+    """Column with the text. Default: guessed by name (text, sentence, message, ...)."""
+    pair: str | None = None
+    """Column with a second text that goes with the first. Default: guessed (sentence1 and sentence2, ...)."""
+    label: str | None = None
+    """Column with the label. Default: guessed by name (label, class, category, ...)."""
+    kind: Literal["auto", "classes", "number"] = "auto"
+    """What labels are. auto: names of classes, unless they are numbers of which some are not whole."""
+    val_fraction: Fraction = 0.1
+    """Share held out to watch training with, where the data has no validation split."""
+    test_fraction: Fraction = 0.2
+    """Share held out for the scores, where the data has no test split."""
+    split_seed: NonNegativeInt = 123
+    """Fixes splits and balancing, apart from train.seed: tries with other seeds share their test."""
+    balance: Literal["none", "sample", "weights"] = "none"
+    """Classes of unequal size. sample: as many of each as of the rarest. weights: rare ones count more in the loss."""
+    duplicates: Literal["report", "drop"] = "report"
+    """Texts that are there twice: counted where they are in training and held out as well, or left out."""
+    limit: PositiveInt | None = None
+    """Only the first N examples of each file."""
+    head: Literal["last-token"] = "last-token"
+    """What is read of a text: the hidden state of its last real token."""
+    train_layers: Literal["all", "last-block", "head"] = "all"
+    """What is trained: everything; the last block, the norm after it and the head; the head. Not with lora.rank."""
+    batch: PositiveInt = 16
+    """Examples per optimizer step, over all devices."""
+    max_tokens: PositiveInt | None = None
+    """Longer texts are cut (and counted). Default: the model's context."""
+    pair_separator: str = "\n"
+    """Text between the two of a pair; may be empty."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One piece of work, from texts to a trained model. A verb uses its own tables and leaves the others alone."""
 
     data: Path | None = None
-    """Dataset folder: what `prepare` writes and `pretrain` reads."""
+    """Dataset folder: what `prepare` writes and `pretrain` reads. For `finetune classify`: labelled texts."""
     out: Path | None = None
     """Run folder."""
     tokenizer: str | None = None
     """gpt2, r50k_base, a folder or tokenizer.json, or a Hub id."""
     base: str | None = None
-    """MODEL to start from instead of new weights."""
+    """MODEL to start from instead of new weights; `finetune` spells it --model."""
     model: ModelOptions = field(default_factory=ModelOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
     lora: LoraOptions = field(default_factory=LoraOptions)
+    classify: ClassifyOptions = field(default_factory=ClassifyOptions)
     eval: EvalOptions = field(default_factory=EvalOptions)
     save: SaveOptions = field(default_factory=SaveOptions)
     sample: SampleOptions = field(default_factory=SampleOptions)

@@ -61,6 +61,8 @@ def pretrain(
         raise ConfigError(
             f"pretrain needs --{'data DATASET' if data is None else 'out RUN'}, as a flag or in the recipe"
         )
+    if train.dropout is not None:
+        raise ConfigError("train.dropout is for fine-tuning; pretraining has model.dropout")
     whole = Recipe(
         data=data,
         out=out,

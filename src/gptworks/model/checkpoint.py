@@ -77,7 +77,8 @@ def load(
     if overrides:
         tensors, config = _override(tensors, config, overrides, folder)
     model = skeleton(config)
-    model.load_state_dict(_fit(tensors, model, folder, dtype), assign=True)
+    params = dict(model.named_parameters())
+    model.load_state_dict(fitted(tensors, params, config.vocab_size, folder, dtype), assign=True)
     return model.eval()
 
 
@@ -137,7 +138,8 @@ def load_into(model: Model, folder: Path) -> None:
         CheckpointError: damaged files, or a network of another shape.
     """
     tensors, _ = from_disk(read_tensors(folder), model.config)
-    model.load_state_dict(_fit(tensors, model, folder, model.head_weight.dtype))
+    params = dict(model.named_parameters())
+    model.load_state_dict(fitted(tensors, params, model.config.vocab_size, folder, model.head_weight.dtype))
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -229,13 +231,14 @@ def _override(
     return tensors, replace(config, **overrides)
 
 
-def _fit(tensors: Tensors, model: Model, folder: Path, dtype: torch.dtype) -> Tensors:
-    """Padded, in `dtype`, and exactly the model's parameters.
+def fitted(
+    tensors: Tensors, params: Mapping[str, torch.Tensor], vocab_size: int, folder: Path, dtype: torch.dtype
+) -> Tensors:
+    """Padded, in `dtype`, and exactly the parameters wanted.
 
     Raises:
         CheckpointError: tensors are missing, too many, or of other shapes.
     """
-    params = dict(model.named_parameters())
     if missing := sorted(params.keys() - tensors.keys()):
         raise CheckpointError(
             f"{folder} lacks {len(missing)} tensors of its network: {', '.join(missing[:3])} ..."
@@ -244,19 +247,17 @@ def _fit(tensors: Tensors, model: Model, folder: Path, dtype: torch.dtype) -> Te
         raise CheckpointError(
             f"{folder} holds {len(extra)} tensors its network has no place for: {', '.join(extra[:3])} ..."
         )
-    fitted = {}
+    padded = {}
     for name, param in params.items():
-        wanted = (
-            (model.config.vocab_size, *param.shape[1:]) if name.endswith(VOCABULARY) else tuple(param.shape)
-        )
+        wanted = (vocab_size, *param.shape[1:]) if name.endswith(VOCABULARY) else tuple(param.shape)
         tensor = tensors[name]
         if tuple(tensor.shape) != wanted:
             raise CheckpointError(
                 f"{folder}: {name} has shape {tuple(tensor.shape)}, config.json says {wanted}"
             )
         tensor = pad_rows(tensor, len(param)) if len(tensor) < len(param) else tensor
-        fitted[name] = tensor.to(dtype).contiguous()
-    return fitted
+        padded[name] = tensor.to(dtype).contiguous()
+    return padded
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:

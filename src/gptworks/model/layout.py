@@ -5,7 +5,7 @@ zeros, embeddings are stored without padding rows, and old files have other pref
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -24,14 +24,18 @@ NOT_OURS = re.compile(r"\.attn\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$|^sco
 
 def to_disk(model: Model) -> Tensors:
     """A model's parameters as a folder names and lays them out."""
-    config = model.config
-    tensors = {name: param.detach().cpu() for name, param in model.named_parameters()}
+    return laid_out(dict(model.named_parameters()), model.config)
+
+
+def laid_out(params: Mapping[str, Tensor], config: ModelConfig) -> Tensors:
+    """Named parameters as a folder lays them out."""
+    tensors = {name: param.detach().cpu() for name, param in params.items()}
     for name, tensor in tensors.items():
         if name.endswith(VOCABULARY):
             tensors[name] = tensor[: config.vocab_size]
         elif config.family == "gpt2" and CONV1D.search(name):
             tensors[name] = tensor.T
-    dtype = model.head_weight.dtype
+    dtype = next(iter(tensors.values())).dtype
     tensors |= {name: torch.zeros(size, dtype=dtype) for name, size in _absent_biases(config)}
     return {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}
 

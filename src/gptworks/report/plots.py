@@ -7,8 +7,11 @@ from gptworks import runs
 INK, TRAIN, VAL, QUIET = "#333333", "#9db8d2", "#c8553d", "#888888"
 
 
-def loss_curve(run: Path, *, baselines: dict[str, float] | None = None) -> Path:
-    """Training and validation loss against tokens, as RUN/plots/loss.png and .svg; horizontal lines for `baselines`."""
+def loss_curve(run: Path, *, baselines: dict[str, float] | None = None, unit: str = "token") -> Path:
+    """Training and validation loss against tokens, as RUN/plots/loss.png and .svg; horizontal lines for `baselines`.
+
+    `unit` is what a loss is the mean over.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,7 +43,7 @@ def loss_curve(run: Path, *, baselines: dict[str, float] | None = None) -> Path:
             fontsize=8.5,
         )
     axes.set_xlabel("tokens trained on")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(f"loss (nats per {unit})")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_title(run.name, loc="left", color=INK, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)

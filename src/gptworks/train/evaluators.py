@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptworks.data.dataset import Split
 from gptworks.data.order import stack
+from gptworks.model.classifier import Classifier, predict
+from gptworks.train.parallel import unwrap
 from gptworks.train.precision import Precision
-from gptworks.train.tasks import language_batch, token_loss
+from gptworks.train.tasks import Labelled, language_batch, token_loss
 from gptworks.train.trainer import IGNORE
 from gptworks.world import World
 
@@ -54,6 +57,29 @@ class ValidationLoss:
         return torch.tensor(
             [loss.item(), len(learned), n_bytes], dtype=torch.float64, device=self.world.device
         )
+
+
+@dataclass(frozen=True)
+class LabelLoss:
+    """Mean loss on held-out labelled texts, and the share that is right. Every process measures all of them."""
+
+    examples: Labelled
+    precision: Precision
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """`val_loss` in nats (or squared errors) per text; `val_accuracy` where there are classes."""
+        was_training = model.training
+        model.eval()
+        inner = unwrap(model)
+        assert isinstance(inner, Classifier)
+        with self.precision.autocast():
+            scores = predict(inner, self.examples.rows, self.examples.padding)
+        model.train(was_training)
+        targets = torch.from_numpy(self.examples.targets)
+        if targets.is_floating_point():
+            return {"val_loss": (scores[:, 0] - targets).square().mean().item()}
+        loss = F.cross_entropy(scores, targets).item()
+        return {"val_loss": loss, "val_accuracy": (scores.argmax(1) == targets).float().mean().item()}
 
 
 def unigram_loss(train: Split, windows: list[np.ndarray], vocab_size: int, sample: int = 20_000_000) -> float:

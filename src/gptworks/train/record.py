@@ -6,13 +6,12 @@ import platform
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tomli_w
 import torch
 
 from gptworks import __version__, runs
-from gptworks.data.dataset import Dataset
 from gptworks.errors import CheckpointError, ConfigError
 from gptworks.model.config import ONLY
 from gptworks.recipe import ModelOptions, Recipe
@@ -20,12 +19,28 @@ from gptworks.recipefile import as_tables
 from gptworks.train.pretraining import Pretraining
 from gptworks.world import World, describe
 
-PRETRAINING_IGNORES = frozenset({"prepare", "bpe", "lora"})
+PRETRAINING_IGNORES = frozenset({"prepare", "bpe", "lora", "classify"})
 """Tables that are not part of a pretraining run."""
+
+FINETUNING_IGNORES = frozenset({"prepare", "bpe", "model", "sample"})
+"""Tables that are not part of a fine-tuning run."""
 
 FREE_TABLES = {"out", "data", "eval", "save", "sample", "log"}
 FREE_TRAINING = {"max_steps", "epochs", "max_hours", "micro_batch", "compile", "parallel"}
 """What may be changed when a run goes on. Anything else would make its past and its future two different runs."""
+
+
+class Material(Protocol):
+    """What a run is trained on."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def tokenizer_fingerprint(self) -> str: ...
 
 
 def resolved(recipe: Recipe, work: Pretraining) -> Recipe:
@@ -47,12 +62,14 @@ def resolved(recipe: Recipe, work: Pretraining) -> Recipe:
     )
 
 
-def write(recipe: Recipe, dataset: Dataset, world: World) -> None:
+def write(
+    recipe: Recipe, dataset: Material, world: World, ignores: frozenset[str] = PRETRAINING_IGNORES
+) -> None:
     """recipe.toml and environment.json. The environment of the newest start wins; earlier ones are kept behind it."""
     assert recipe.out is not None
     recipe.out.mkdir(parents=True, exist_ok=True)
     tables = as_tables(recipe)
-    used = {name: value for name, value in tables.items() if name not in PRETRAINING_IGNORES}
+    used = {name: value for name, value in tables.items() if name not in ignores}
     runs.write_text(recipe.out / "recipe.toml", tomli_w.dumps(used))
     environment = {
         "gptworks": __version__,
@@ -80,7 +97,12 @@ def adopt(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **kept))
 
 
-def check_same(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) -> None:
+def check_same(
+    recipe: Recipe,
+    dataset: Material,
+    say: Callable[[str], None],
+    ignores: frozenset[str] = PRETRAINING_IGNORES,
+) -> None:
     """Compare a resolved recipe with the one the run in `recipe.out` began with; harmless changes are said.
 
     Raises:
@@ -93,7 +115,7 @@ def check_same(recipe: Recipe, dataset: Dataset, say: Callable[[str], None]) -> 
     _same_dataset(recipe.out, dataset)
     for name, was, now in differences(before, as_tables(recipe)):
         table, _, key = name.partition(".")
-        if table in PRETRAINING_IGNORES:
+        if table in ignores:
             continue
         if table not in FREE_TABLES and not (table == "train" and key in FREE_TRAINING):
             raise ConfigError(
@@ -122,7 +144,7 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
     return found
 
 
-def _same_dataset(run: Path, dataset: Dataset) -> None:
+def _same_dataset(run: Path, dataset: Material) -> None:
     try:
         environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
         before = environment["dataset_fingerprint"]

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from gptworks import runs
 from gptworks.errors import CheckpointError, ResourceError
-from gptworks.model import checkpoint as models
+from gptworks.model import folders
+from gptworks.model.folders import Adapted
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train.parallel import unwrap
 from gptworks.train.trainer import Trainer
@@ -49,8 +50,12 @@ def size_on_disk(trainer: Trainer) -> int:
     return 4 * (sum(p.numel() for p in trainer.model.parameters()) + 2 * trained) + (4 << 20)
 
 
-def save(run: Path, trainer: Trainer, tokenizer: Tokenizer, progress: Progress) -> Path:
+def save(
+    run: Path, trainer: Trainer, tokenizer: Tokenizer, progress: Progress, adapted: Adapted | None = None
+) -> Path:
     """Write a checkpoint so that a kill or a power cut at any moment leaves the earlier ones, or this one, whole.
+
+    With `adapted` the model folder is the adapter alone.
 
     Raises:
         ResourceError: the disk is full; nothing of earlier checkpoints is lost.
@@ -60,7 +65,7 @@ def save(run: Path, trainer: Trainer, tokenizer: Tokenizer, progress: Progress) 
     shutil.rmtree(draft, ignore_errors=True)
     try:
         (draft / "trainer").mkdir(parents=True)
-        models.save(unwrap(trainer.model), draft, tokenizer)
+        folders.write(unwrap(trainer.model), draft, tokenizer, adapted)
         states = {
             f"{name}.{key}": value for name, state in trainer.named_states() for key, value in state.items()
         }
@@ -110,7 +115,7 @@ def load(folder: Path, trainer: Trainer) -> Progress:
         raise CheckpointError(
             f"{folder} was written with {state.get('optimizers')}, not {kinds}; keep --optim.kind"
         )
-    models.load_into(unwrap(trainer.model), folder)
+    folders.read_into(unwrap(trainer.model), folder)
     _load_optimizers(trainer, tensors)
     if trainer.loss_scale is not None and "loss_scale" in state:
         scale, good = state["loss_scale"]

@@ -15,6 +15,7 @@ from torch import nn
 
 from gptworks import runs
 from gptworks.errors import CheckpointError
+from gptworks.model.folders import Adapted
 from gptworks.recipe import EvalOptions, LogOptions, SampleOptions, SaveOptions
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train import saving
@@ -49,6 +50,8 @@ class Duties:
     sampling: SampleOptions
     log: LogOptions
     max_seconds: float | None
+    adapted: Adapted | None = None
+    """Save the adapter alone."""
 
 
 @dataclass
@@ -230,6 +233,7 @@ class Session:
                     kept=kept,
                     non_finite=self._non_finite.in_a_row,
                 ),
+                self.duties.adapted,
             )
             saving.prune(self.run, self.duties.save.keep, self.duties.save.keep_every)
         self._saved_at = step

@@ -1,12 +1,16 @@
 """What a run learns: which rows make up a step, what a batch of rows is, and its summed loss."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptworks.data.order import Order, stack
+from gptworks.data.order import Order, derive_seed, stack
+from gptworks.model.classifier import collate
 from gptworks.model.loss import linear_cross_entropy
 from gptworks.train.parallel import unwrap
 from gptworks.train.trainer import IGNORE, Batch
@@ -46,3 +50,61 @@ def token_loss(model: nn.Module, batch: Batch) -> Tensor:
         batch["targets"].flatten(),
         vocab_size=inner.config.vocab_size,
     )
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts' ids, and the number of each one's class, or the number to predict."""
+
+    rows: list[np.ndarray]
+    targets: np.ndarray
+    padding: int
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """Some of them, padded. `targets` are classes; where a number is predicted it is `values`, and they are 0."""
+        batch = collate([self.rows[number] for number in numbers], self.padding)
+        chosen = torch.from_numpy(self.targets[np.asarray(numbers, dtype=np.int64)])
+        if not chosen.is_floating_point():
+            return batch | {"targets": chosen}
+        return batch | {"values": chosen, "targets": torch.zeros(len(chosen), dtype=torch.int64)}
+
+
+class Classification:
+    """Name the class of whole texts, or predict a number; a text is one target.
+
+    Every pass is a new permutation. A step's texts stand in the order of their length, so that micro-batches of like
+    length are cut from it and little is padded: the step's loss does not depend on how it is cut.
+    """
+
+    def __init__(
+        self, examples: Labelled, batch: int, seed: int, class_weights: Tensor | None = None
+    ) -> None:
+        self.examples, self.size, self.seed, self.class_weights = examples, batch, seed, class_weights
+        self.lengths = np.array([len(row) for row in examples.rows])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that see every text once; the last of them may be smaller."""
+        return math.ceil(len(self.lengths) / self.size)
+
+    def rows(self, step: int) -> np.ndarray:
+        epoch, index = divmod(step, self.steps_per_epoch)
+        mixed = np.random.default_rng(derive_seed(self.seed, epoch)).permutation(len(self.lengths))
+        rows = mixed[index * self.size : (index + 1) * self.size]
+        return rows[np.argsort(self.lengths[rows], kind="stable")]
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        return self.examples.batch(rows)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        scores = model(batch["ids"], batch["lengths"])
+        return label_loss(scores, batch, self.class_weights)
+
+
+def label_loss(scores: Tensor, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy of (B, K) scores in nats, or squared errors of (B, 1), summed over targets that are not IGNORE."""
+    if "values" in batch:
+        errors = (scores[:, 0] - batch["values"]).square()
+        return errors.masked_fill(batch["targets"] == IGNORE, 0.0).sum()
+    weights = None if class_weights is None else class_weights.to(scores.device)
+    return F.cross_entropy(scores, batch["targets"], weights, ignore_index=IGNORE, reduction="sum")

@@ -128,7 +128,7 @@ class Trainer:
             grad_norm=norm,
             skipped=skipped,
             lr=self.options.lr * factor,
-            tokens=sum(batch["targets"].numel() for batch in batches) * self.world.size,
+            tokens=sum(batch["ids"].numel() for batch in batches) * self.world.size,
         )
 
     def micro_batches(self, step: int) -> list[Batch]:

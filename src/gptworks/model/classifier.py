@@ -1,0 +1,168 @@
+"""A GPT that names a text's class: a linear head on the hidden state of the last real token.
+
+Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 3.2. On disk it is
+transformers' GPT2ForSequenceClassification or Qwen3ForSequenceClassification, which finds the last real token by the
+padding's id: texts must not end with it, and ours do not. One output predicts a number.
+
+Shapes: B batch, T tokens, C n_embd, K classes (or 1).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gptworks.errors import CheckpointError
+from gptworks.model import adapter as adapters
+from gptworks.model import checkpoint, lora
+from gptworks.model.build import Model, skeleton
+from gptworks.model.gpt2 import GPT2
+from gptworks.model.hf_config import to_hf
+from gptworks.model.layout import from_disk, laid_out
+from gptworks.text.tokenizer import Tokenizer
+
+NUMBER = ("value",)
+"""The name of the one output of a model that predicts a number."""
+
+BATCH_TOKENS = 4096
+"""Padded tokens of a forward pass without gradients."""
+
+
+class Classifier(nn.Module):
+    """A language model's body, and a head that scores classes."""
+
+    def __init__(self, body: Model, labels: tuple[str, ...], *, regression: bool = False) -> None:
+        super().__init__()
+        self.config, self.labels, self.regression = body.config, labels, regression
+        self.body_name = "transformer" if isinstance(body, GPT2) else "model"
+        self.add_module(self.body_name, body.get_submodule(self.body_name))
+        weight = body.head_weight
+        self.score = nn.Linear(
+            body.config.n_embd, len(labels), bias=False, device=weight.device, dtype=weight.dtype
+        )
+        self.train(body.training)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T) token ids, padded on the right, of which `lengths` (B,) are real -> (B, K) float32 scores."""
+        hidden = self.get_submodule(self.body_name)(ids, None)  # (B, T, C)
+        last = hidden[torch.arange(len(ids), device=ids.device), lengths - 1]  # (B, C)
+        return self.score(last).float()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a folder says of the classes."""
+        names = {str(number): name for number, name in enumerate(self.labels)}
+        kind = "regression" if self.regression else "single_label_classification"
+        return {
+            "id2label": names,
+            "label2id": {name: int(number) for number, name in names.items()},
+            "problem_type": kind,
+        }
+
+
+def on(body: Model, labels: tuple[str, ...], *, seed: int) -> Classifier:
+    """A classifier with this model's weights and a fresh head; without labels it predicts a number."""
+    classifier = Classifier(body, labels or NUMBER, regression=not labels)
+    fresh = torch.empty(classifier.score.weight.shape)
+    fresh.normal_(0.0, body.config.init_std, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        classifier.score.weight.copy_(fresh)
+    return classifier
+
+
+def save(model: Classifier, folder: Path, tokenizer: Tokenizer | None = None) -> None:
+    """Write a classifier as a folder that `AutoModelForSequenceClassification` opens as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    end = None if tokenizer is None else tokenizer.eos_id
+    said = to_hf(model.config) | model.facts | {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    name = {"gpt2": "GPT2", "modern": "Qwen3"}[model.config.family]
+    said["architectures"] = [f"{name}ForSequenceClassification"]
+    (folder / "config.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    params = dict(model.named_parameters())
+    save_file(laid_out(params, model.config), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes 0600; clusters share folders
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def load(folder: Path) -> Classifier:
+    """The classifier of a folder, its adapter merged if it is one, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: no classifier there, or a damaged one.
+    """
+    if adapters.is_adapter(folder):
+        adapter = adapters.read(folder)
+        if "score.weight" not in adapter.whole:
+            raise CheckpointError(f"{folder} is an adapter for a language model, not a classifier")
+        model = _empty(
+            checkpoint.load(checkpoint.base_of(adapter)), adapter.labels, adapter.whole["score.weight"]
+        )
+        adapters.apply(adapter, model, adapter.base)
+        lora.merge(model)
+        return model.eval()
+    tensors = checkpoint.read_tensors(folder)
+    if "score.weight" not in tensors:
+        raise CheckpointError(
+            f"{folder} is no classifier: it has no score.weight; make one with gptworks finetune classify"
+        )
+    _, config = from_disk(tensors, checkpoint.read_config(folder))
+    facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model = _empty(skeleton(config), facts, tensors["score.weight"])
+    model.load_state_dict(_ours(model, folder), assign=True)
+    return model.eval()
+
+
+def load_into(model: Classifier, folder: Path) -> None:
+    """Replace the weights of a classifier, wherever they are, by those of a folder.
+
+    Raises:
+        CheckpointError: damaged files, or a network of another shape.
+    """
+    model.load_state_dict(_ours(model, folder))
+
+
+def _ours(model: Classifier, folder: Path) -> dict[str, Tensor]:
+    tensors = checkpoint.read_tensors(folder)
+    ours, _ = from_disk(tensors, model.config)
+    ours.pop("lm_head.weight", None)
+    params = dict(model.named_parameters())
+    whole = ours | {name: tensor for name, tensor in tensors.items() if name == "score.weight"}
+    return checkpoint.fitted(whole, params, model.config.vocab_size, folder, torch.float32)
+
+
+def _empty(body: Model, facts: dict[str, Any], score: Tensor) -> Classifier:
+    """A classifier with as many outputs as `score`, its labels named where anyone named them."""
+    names = facts.get("id2label") or {}
+    labels = tuple(names.get(str(number), f"LABEL_{number}") for number in range(len(score)))
+    return Classifier(body, labels, regression=facts.get("problem_type") == "regression")
+
+
+def collate(rows: Sequence[np.ndarray], padding: int) -> dict[str, Tensor]:
+    """`ids` (B, T), padded on the right, and their `lengths` (B,)."""
+    lengths = np.array([len(row) for row in rows])
+    ids = np.full((len(rows), lengths.max()), padding, dtype=np.int64)
+    for line, row in zip(ids, rows, strict=True):
+        line[: len(row)] = row
+    return {"ids": torch.from_numpy(ids), "lengths": torch.from_numpy(lengths)}
+
+
+@torch.no_grad()
+def predict(model: Classifier, rows: Sequence[np.ndarray], padding: int) -> Tensor:
+    """(N, K) scores of texts' ids, on the CPU. Texts of like length go together, so that little is padded."""
+    scores = torch.zeros(len(rows), len(model.labels))
+    device = model.score.weight.device
+    order = sorted(range(len(rows)), key=lambda number: (len(rows[number]), number))
+    while order:
+        # The longest first: how many fit is known, and memory is never short later on.
+        size = max(1, BATCH_TOKENS // len(rows[order[-1]]))
+        chosen, order = order[-size:], order[:-size]
+        batch = collate([rows[number] for number in chosen], padding)
+        made = model(batch["ids"].to(device), batch["lengths"].to(device))
+        scores[torch.tensor(chosen)] = made.cpu()
+    return scores

@@ -1,0 +1,200 @@
+"""Settling a recipe for fine-tuning on labelled texts: what its options come to, once data and model are known."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptworks import recipefile, runs
+from gptworks.data.examples import SPLITS, Example, Examples
+from gptworks.errors import ConfigError, DataError
+from gptworks.model import checkpoint, classifier, lora
+from gptworks.model.classifier import Classifier
+from gptworks.model.config import ModelConfig
+from gptworks.model.folders import Adapted
+from gptworks.recipe import ClassifyOptions, Recipe
+from gptworks.text.tokenizer import Tokenizer
+from gptworks.train import precision
+from gptworks.train.evaluators import LabelLoss
+from gptworks.train.tasks import Classification, Labelled
+from gptworks.train.trainer import Plan
+from gptworks.world import World
+
+EPOCHS = 3.0
+"""Passes over the training examples, where the recipe does not say."""
+
+AT_ONCE = {"cpu": 8}
+"""Texts of a micro-batch: fewer, of like length, are faster where padding costs more than company saves."""
+
+GPU_TOKENS = 65_536
+
+
+@dataclass(frozen=True)
+class Classifying:
+    """A recipe settled: everything a Trainer needs, and the numbers people ask about."""
+
+    model: Classifier
+    task: Classification
+    plan: Plan
+    evaluate: LabelLoss | None
+    tokenizer: Tokenizer
+    adapted: Adapted | None
+    examples: Examples
+    encoded: dict[str, Labelled]
+    truncated: int
+    """Texts that were cut to fit."""
+
+    @property
+    def path(self) -> Path:
+        return self.examples.path
+
+    @property
+    def fingerprint(self) -> str:
+        return self.examples.fingerprint
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        return self.tokenizer.fingerprint
+
+
+def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
+    """Check the recipe against the examples, the base and this machine, and build the classifier.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: the parts do not fit together.
+    """
+    assert recipe.base is not None
+    options = recipe.classify
+    if recipe.lora.rank and options.train_layers != "all":
+        raise ConfigError(
+            f"--train-layers {options.train_layers} and --lora.rank exclude each other: leave out one"
+        )
+    if recipe.train.max_steps is not None and recipe.train.epochs is not None:
+        raise ConfigError(
+            "train.max_steps and train.epochs both say how long to train: leave out one of them"
+        )
+    folder = checkpoint.resolve(recipe.base)
+    tokenizer, config = checkpoint.load_tokenizer(folder), checkpoint.read_config(folder)
+    longest = longest_text(options, config)
+    encoded, truncated = {}, 0
+    for split in SPLITS:
+        rows, cut = encode(examples.splits[split], tokenizer, longest, options.pair_separator)
+        encoded[split] = Labelled(rows, examples.targets(split), tokenizer.eos_id or 0)
+        truncated += cut
+    if not encoded["train"].rows:
+        raise DataError(f"{examples.path} leaves nothing to train on")
+    weights = class_weights(encoded["train"].targets) if options.balance == "weights" else None
+    task = Classification(encoded["train"], options.batch, recipe.train.seed, weights)
+    numbers = precision.choose(recipe.train.precision, world.device)
+    steps = recipe.train.max_steps
+    if steps is None:
+        steps = max(1, math.ceil(round((recipe.train.epochs or EPOCHS) * task.steps_per_epoch, 6)))
+    plan = Plan(steps, micro_batch(recipe, int(task.lengths.max()), world), recipe.train.seed, numbers)
+    evaluate = LabelLoss(encoded["val"], numbers) if encoded["val"].rows else None
+    model, adapted = starting_model(recipe, folder, examples.labels)
+    return Classifying(model, task, plan, evaluate, tokenizer, adapted, examples, encoded, truncated)
+
+
+def longest_text(options: ClassifyOptions, config: ModelConfig) -> int:
+    """Tokens a text may have.
+
+    Raises:
+        ConfigError: more than the model can read.
+    """
+    if options.max_tokens is not None and options.max_tokens > config.context:
+        raise ConfigError(
+            f"--max-tokens {options.max_tokens} is more than the model's context of {config.context}"
+        )
+    return options.max_tokens or config.context
+
+
+def encode(
+    examples: list[Example], tokenizer: Tokenizer, longest: int, separator: str
+) -> tuple[list[np.ndarray], int]:
+    """Ids of each example's text, or of its two with the separator between; and how many had to be cut.
+
+    Of a pair the longer text is cut first, each at its end.
+    """
+    first = tokenizer.encode_batch([example.text for example in examples])
+    pairs = [index for index, example in enumerate(examples) if example.pair is not None]
+    second = dict(
+        zip(pairs, tokenizer.encode_batch([separator + (examples[i].pair or "") for i in pairs]), strict=True)
+    )
+    rows, cut = [], 0
+    for index, ids in enumerate(first):
+        other = second.get(index, ids[:0])
+        if len(ids) + len(other) > longest:
+            cut += 1
+            half = longest // 2
+            keep = min(len(ids), max(longest - len(other), longest - half))
+            ids, other = ids[:keep], other[: longest - keep]
+        rows.append(np.concatenate([ids, other]).astype(np.int64))
+    return rows, cut
+
+
+def class_weights(targets: np.ndarray) -> Tensor:
+    """(K,) weights that give every class the same sum, and 1 on average over the examples.
+
+    Raises:
+        ConfigError: the targets are numbers.
+    """
+    if targets.dtype.kind == "f":
+        raise ConfigError("--balance weights needs classes, and these labels are numbers")
+    counts = np.bincount(targets)
+    return torch.from_numpy(len(targets) / (len(counts) * counts)).float()
+
+
+def micro_batch(recipe: Recipe, longest: int, world: World) -> int:
+    """Texts that go through the network at once."""
+    if isinstance(recipe.train.micro_batch, int):
+        return max(1, recipe.train.micro_batch)
+    return min(recipe.classify.batch, AT_ONCE.get(world.device.type, max(1, GPU_TOKENS // longest)))
+
+
+def starting_model(
+    recipe: Recipe, folder: Path, labels: tuple[str, ...]
+) -> tuple[Classifier, Adapted | None]:
+    """The base with a fresh head, of which only what the recipe says is trained."""
+    assert recipe.base is not None
+    dropout = recipe.train.dropout
+    body = checkpoint.load(folder, overrides=None if dropout is None else {"dropout": dropout})
+    model = classifier.on(body, labels, seed=recipe.train.seed)
+    if recipe.lora.rank:
+        lora.attach(model, recipe.lora, seed=recipe.train.seed)
+        model.score.requires_grad_(True)
+        return model, Adapted(recipe.lora, checkpoint.origin(recipe.base))
+    if recipe.classify.train_layers != "all":
+        model.requires_grad_(False)
+        for part in trained_parts(model, recipe.classify):
+            part.requires_grad_(True)
+    return model, None
+
+
+def trained_parts(model: Classifier, options: ClassifyOptions) -> list[torch.nn.Module]:
+    """What train_layers names, if not everything."""
+    if options.train_layers == "head":
+        return [model.score]
+    body = model.get_submodule(model.body_name)
+    blocks, norm = ("h", "ln_f") if model.body_name == "transformer" else ("layers", "norm")
+    blocks = list(body.get_submodule(blocks).children())
+    return [blocks[-1], body.get_submodule(norm), model.score]
+
+
+def resolved(recipe: Recipe, work: Classifying) -> Recipe:
+    """The recipe with what was left open filled in."""
+    settled = {"micro_batch": work.plan.micro_batch, "precision": work.plan.precision.name}
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **settled))
+
+
+def options_of(folder: Path) -> ClassifyOptions:
+    """How texts were read when the classifier in a checkpoint's folder was trained; elsewhere, the defaults."""
+    recipe = folder.parent.parent / "recipe.toml"
+    return (
+        recipefile.load(recipe).classify
+        if runs.is_run(recipe.parent) and recipe.is_file()
+        else ClassifyOptions()
+    )

@@ -1,0 +1,264 @@
+"""Through the front door: a tiny model learns a word, and what must hold of the run."""
+
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gptworks import runs
+from gptworks.cli import main
+from gptworks.model import checkpoint, classifier
+from tests.model.test_lora import tiny
+
+FAST = "--train.max-steps 24 --batch 8 --optim.lr 3e-3 --eval.every 8 --save.every 5 --log.every 3"
+TIMED = {"seconds", "tokens_per_second", "mfu", "peak_memory"}
+
+
+def gptworks(line):
+    """A command line, as typed."""
+    return main(shlex.split(line))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, byte_tokenizer):
+    folder = tmp_path_factory.mktemp("base")
+    checkpoint.save(tiny(init_std=0.05, dropout=0.1), folder, byte_tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Messages that are spam if they end loudly."""
+    chance = random.Random(0)
+    file = tmp_path_factory.mktemp("data") / "messages"
+    words = ["see", "you", "soon", "win", "a", "prize"]
+    rows = []
+    for number in range(160):
+        text = " ".join(chance.choices(words, k=chance.randint(1, 6)))
+        rows.append(f"spam\t{text}!!!\n" if number % 4 == 0 else f"ham\t{text} :)\n")
+    file.write_text("".join(rows))
+    return file
+
+
+def start(base, data, out, more=""):
+    return f"finetune classify --model {base} --data {data} --out {out} {FAST} {more}"
+
+
+@pytest.fixture(scope="module", params=["", "--lora.rank 4 --lora.dropout 0.1", "--train-layers last-block"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def straight(base, data, kind, tmp_path_factory):
+    """A run that was never stopped."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    assert gptworks(start(base, data, out, kind)) == 0
+    return out
+
+
+def rows(run):
+    kept = runs.read_rows(run / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in kept]
+
+
+def tensors(run):
+    folder = runs.find_checkpoint(run)
+    found = {}
+    for file in sorted(folder.rglob("*.safetensors")):
+        found |= {f"{file.name}:{name}": tensor for name, tensor in load_file(file).items()}
+    return found
+
+
+def assert_same_bits(one, other):
+    assert rows(one) == rows(other)
+    a, b = tensors(one), tensors(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_it_learns_and_says_so_in_json(straight):
+    result = json.loads((straight / "results" / "classify-test.json").read_text())
+    scores = result["scores"]["last"]
+    assert scores["n"] == 32
+    assert scores["baselines"]["majority_accuracy"] == 0.75
+    assert scores["accuracy"] > 0.9  # guessing has 0.75; the end of a text gives its class away
+    assert sum(map(sum, scores["confusion"])) == 32
+    assert {"roc_auc", "matthews", "ece", "balanced_accuracy", "mistakes"} <= scores.keys()
+    assert (straight / "plots" / "loss.png").is_file()
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(base, data, kind, straight, tmp_path):
+    again = tmp_path / "run"
+    assert gptworks(start(base, data, again, f"{kind} --save.keep 9")) == 0
+    for later in [one for one in runs.checkpoints(again) if one.step > 10]:  # as if it had been killed then
+        (later.path / runs.MARKER).unlink()
+    assert runs.checkpoints(again)[-1].step == 10
+    assert gptworks(f"finetune classify --out {again} --resume") == 0
+    assert_same_bits(again, straight)
+
+
+def test_sigkill_anywhere_loses_nothing(base, data, straight, kind, tmp_path):
+    if kind:
+        pytest.skip("once is enough: it costs a fresh interpreter")
+    out = tmp_path / "run"
+    words = [sys.executable, "-m", "gptworks", *shlex.split(start(base, data, out))]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not runs.checkpoints(out) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert gptworks(start(base, data, out, "--resume")) == 0
+    assert_same_bits(out, straight)
+
+
+def test_a_finished_run_resumes_to_itself(straight):
+    before = tensors(straight)
+    assert gptworks(f"finetune classify --out {straight} --resume") == 0
+    assert all(torch.equal(tensors(straight)[name], before[name]) for name in before)
+
+
+def test_classify_says_what_the_model_says(straight, capsys, tmp_path, byte_tokenizer):
+    capsys.readouterr()
+    texts = ["see you soon :)", "win a prize!!!"]
+    assert gptworks(f"classify {straight} --json --text '{texts[0]}' --text '{texts[1]}'") == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["label"] for answer in answers] == ["ham", "spam"]
+    model = classifier.load(runs.find_checkpoint(straight))
+    ids = [np.array(byte_tokenizer.encode(text)) for text in texts]
+    wanted = classifier.predict(model, ids, 0).softmax(1)
+    found = torch.tensor([list(answer["probabilities"].values()) for answer in answers])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    (tmp_path / "texts").write_text("\n".join(texts) + "\n")
+    assert gptworks(f"classify {straight} --file {tmp_path / 'texts'}") == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["ham", "spam"]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft, of transformers
+def test_the_checkpoint_is_transformers_or_peft_s_with_the_same_scores(straight, base, kind, byte_tokenizer):
+    from transformers import AutoModelForSequenceClassification
+
+    folder = runs.find_checkpoint(straight)
+    if "lora" in kind:
+        from peft import PeftModel
+
+        theirs = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, pad_token_id=256)
+        theirs = PeftModel.from_pretrained(theirs, folder).eval()
+    else:
+        theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        assert theirs.config.id2label == {0: "ham", 1: "spam"}
+    ids = np.array(byte_tokenizer.encode("win a prize!!!"))
+    ours = classifier.predict(classifier.load(folder), [ids], 0)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(torch.from_numpy(ids)[None]).logits, ours, rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_are_predicted_by_the_same_path(base, tmp_path, capsys):
+    lines = [f"{'a' * (i % 7)}b\tx\t{i % 7 / 2}\n" for i in range(80)]
+    (tmp_path / "t").write_text("sentence1\tsentence2\tscore\n" + "".join(lines))
+    assert gptworks(start(base, tmp_path / "t", tmp_path / "run", "--train.max-steps 60")) == 0
+    scores = json.loads((tmp_path / "run/results/classify-test.json").read_text())["scores"]["last"]
+    assert scores["mse"] < scores["baselines"]["mean_mse"]
+    assert scores["pearson"] > 0.5
+    capsys.readouterr()
+    assert gptworks(f"classify {tmp_path}/run --text aab --pair x --json") == 0
+    assert isinstance(json.loads(capsys.readouterr().out)["value"], float)
+
+
+def test_a_recipe_file_is_laid_under_the_flags(base, data, tmp_path):
+    file = tmp_path / "spam.toml"
+    file.write_text(
+        f'base = "{base}"\ndata = "{data}"\nout = "{tmp_path / "no"}"\n'
+        '[model]\npreset = "gpt2"\n[classify]\nbalance = "sample"\nbatch = 4\n[train]\nmax_steps = 2\n'
+    )
+    assert gptworks(f"finetune classify {file} --out {tmp_path / 'run'} --batch 5") == 0
+    import tomllib
+
+    saved = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())
+    assert saved["classify"] | {"batch": 5, "balance": "sample"} == saved["classify"]
+    assert saved["optim"]["lr"] == 5e-5
+    assert saved["optim"]["schedule"] == "linear"
+    assert not saved.keys() & {"model", "sample", "prepare"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--label verdict", "--label verdict: {data} has no such column; there are label, text"),
+        ("--lora.rank 4 --train-layers head", "--train-layers head and --lora.rank exclude each other"),
+        (
+            "--lora.rank 4 --lora.targets q_proj",
+            "lora.targets=q_proj names no linear layer; there are attn.c_attn",
+        ),
+        ("--max-tokens 500", "--max-tokens 500 is more than the model's context of 48"),
+        ("--train.epochs 2", "train.max_steps and train.epochs both say how long to train"),
+        ("--model ./nowhere", "there is no folder ./nowhere"),
+        ("--data ./nowhere", "there is no file nowhere"),
+        ("--train-layers some", "--train-layers"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    base, data, tmp_path, capsys, more, message
+):
+    out = tmp_path / "run"
+    line = start(base, data, out)
+    for name in ("--model", "--data"):
+        if more.startswith(name + " "):
+            line = line.replace(f"{name} {base if name == '--model' else data}", "")
+    assert gptworks(f"{line} {more}") == 2
+    said = capsys.readouterr().err
+    assert message.format(data=data) in said
+    assert said.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("missing", ["model", "data", "out"])
+def test_what_is_missing_is_named(base, data, tmp_path, capsys, missing):
+    given = {"model": base, "data": data, "out": tmp_path / "run"}
+    line = " ".join(f"--{name} {value}" for name, value in given.items() if name != missing)
+    assert gptworks(f"finetune classify {line}") == 2
+    assert f"finetune classify needs --{missing}" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_its_own_data_only(straight, data, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.write_text(data.read_text().replace("prize", "house"))
+    assert gptworks(f"finetune classify --out {straight} --resume --data {other}") == 2
+    assert "and " + str(other) + " is another Dataset" in capsys.readouterr().err
+
+
+def test_a_run_is_not_overwritten(straight, base, data, capsys):
+    assert gptworks(start(base, data, straight)) == 2
+    assert "already holds a run; add --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("classify {run}", "classify needs --text TEXT or --file FILE"),
+        ("classify {run} --text ' '", "an empty text has no class"),
+        ("classify {run} --file {run}/none", "none cannot be read as text"),
+        ("classify {base} --text x", "is no classifier: it has no score.weight"),
+    ],
+)
+def test_classify_refuses(straight, base, capsys, line, message):
+    assert gptworks(line.format(run=straight, base=base)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_pretraining_has_another_dropout(tmp_path, capsys):
+    assert gptworks(f"pretrain --data {tmp_path} --out {tmp_path / 'r'} --train.dropout 0.1") == 2
+    assert "pretraining has model.dropout" in capsys.readouterr().err

@@ -1,0 +1,163 @@
+import json
+from collections import Counter
+
+import pytest
+
+from gptworks.data import examples
+from gptworks.errors import ConfigError, DataError
+from gptworks.recipe import ClassifyOptions
+
+OPTIONS = ClassifyOptions()
+
+
+def write(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def messages(n=100, spam_every=5):
+    return [{"text": f"message {i}", "label": "spam" if i % spam_every == 0 else "ham"} for i in range(n)]
+
+
+def counts(found):
+    return {split: Counter(example.label for example in found.splits[split]) for split in examples.SPLITS}
+
+
+def test_splits_have_their_share_of_every_label_and_share_nothing(tmp_path):
+    found = examples.load(write(tmp_path / "t", messages()), OPTIONS)
+    assert counts(found) == {
+        "train": {"ham": 56, "spam": 14},
+        "val": {"ham": 8, "spam": 2},
+        "test": {"ham": 16, "spam": 4},
+    }
+    texts = [example.text for split in found.splits.values() for example in split]
+    assert len(set(texts)) == len(texts) == 100
+    assert found.labels == ("ham", "spam")
+    assert not found.remarks
+
+
+def test_splits_depend_on_their_seed_alone(tmp_path):
+    file = write(tmp_path / "t", messages())
+    first, again = examples.load(file, OPTIONS), examples.load(file, OPTIONS)
+    other = examples.load(file, ClassifyOptions(split_seed=1))
+    assert first.splits == again.splits
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_sms_spam_balanced_is_split_as_published(shared_data):
+    path = shared_data / "sms_spam" / "SMSSpamCollection"
+    found = examples.load(path, ClassifyOptions(balance="sample"))
+    # five-systems: 747 of each, 70/10/20, 1,045/149/300 rows
+    assert [len(found.splits[split]) for split in examples.SPLITS] == [1045, 149, 300]
+    assert sum(counts(found).values(), Counter()) == {"ham": 747, "spam": 747}
+
+
+def test_given_splits_are_kept(tmp_path):
+    for name, part in {"train": messages(20), "validation": messages(7), "test": messages(9)}.items():
+        write(tmp_path / f"{name}.jsonl", part)
+    (tmp_path / "notes.txt").write_text("not a split")
+    found = examples.load(tmp_path, OPTIONS)
+    assert [len(found.splits[split]) for split in examples.SPLITS] == [20, 7, 9]
+
+
+def test_texts_in_training_and_held_out_are_counted_or_dropped(tmp_path):
+    write(tmp_path / "train.jsonl", messages(20))
+    write(tmp_path / "dev.jsonl", [{"text": " Message  3 ", "label": "ham"}, {"text": "new", "label": "ham"}])
+    write(
+        tmp_path / "test.jsonl", [{"text": "message 0", "label": "spam"}, {"text": "newer", "label": "ham"}]
+    )
+    found = examples.load(tmp_path, OPTIONS)
+    assert found.remarks[0].startswith("2 texts of validation or test are in training as well")
+    found = examples.load(tmp_path, ClassifyOptions(duplicates="drop"))
+    assert [len(found.splits[split]) for split in examples.SPLITS] == [20, 1, 1]
+    assert found.remarks == ("2 repeats of texts are left out",)
+
+
+def test_empty_texts_are_left_out_and_counted(tmp_path):
+    rows = [*messages(20), {"text": "  ", "label": "ham"}, {"text": None, "label": "spam"}]
+    found = examples.load(write(tmp_path / "t", rows), OPTIONS)
+    assert found.remarks == ("2 examples without a text are left out",)
+
+
+def test_labels_of_any_kind_keep_their_names(tmp_path):
+    rows = [{"text": f"t{i}", "label": [2, 10, -1][i % 3]} for i in range(60)]
+    found = examples.load(write(tmp_path / "t", rows), OPTIONS)
+    assert found.labels == ("-1", "2", "10")
+    assert set(found.targets("train").tolist()) == {0, 1, 2}
+
+
+def test_numbers_that_are_not_whole_are_predicted_as_numbers(tmp_path):
+    rows = [{"text": f"t{i}", "score": i / 4} for i in range(40)]
+    found = examples.load(write(tmp_path / "t", rows), OPTIONS)
+    assert found.labels == ()
+    targets = [number for split in examples.SPLITS for number in found.targets(split)]
+    assert sorted(targets) == [i / 4 for i in range(40)]
+    named = examples.load(write(tmp_path / "t", rows[::4] * 5), ClassifyOptions(kind="classes"))
+    assert len(named.labels) == 10
+
+
+def test_pairs_and_columns_are_found_or_named(tmp_path):
+    rows = [
+        {"premise": f"a{i}", "hypothesis": f"b{i}", "gold_label": "yn"[i % 2], "x": f"c{i}"}
+        for i in range(20)
+    ]
+    file = write(tmp_path / "t", rows)
+    assert examples.load(file, OPTIONS).columns == ("premise", "hypothesis", "gold_label")
+    assert examples.load(file, ClassifyOptions(text="x")).columns == ("x", None, "gold_label")
+    assert examples.load(file, ClassifyOptions(text="x", pair="premise")).columns == (
+        "x",
+        "premise",
+        "gold_label",
+    )
+
+
+def test_the_limit_takes_the_first(tmp_path):
+    found = examples.load(write(tmp_path / "t", messages()), ClassifyOptions(limit=10))
+    texts = {example.text for split in found.splits.values() for example in split}
+    assert texts == {f"message {i}" for i in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (messages(), {"text": "body"}, r"--text body: .*t has no such column; there are text, label"),
+        (messages(), {"label": "y"}, r"--label y: .*t has no such column; there are text, label"),
+        ([{"a": "x", "b": "y", "c": "z"}], {}, "looks like the text; name one with --text: a, b, c"),
+        ([{"text": "x", "b": "y", "c": "z"}], {}, "looks like a label; name one with --label: text, b, c"),
+        (messages(spam_every=1), {}, "has one class only, spam: nothing to tell apart"),
+        ([{"text": "", "label": "a"}], {}, "holds no example with a text"),
+        ([*messages(), {"text": "x", "label": None}], {}, "the label of example 101 is empty"),
+        (messages(), {"kind": "number"}, "the label of example 1 is no number: 'spam'"),
+    ],
+)
+def test_data_that_cannot_be_learned_from_is_refused(rows, options, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        examples.load(write(tmp_path / "t", rows), ClassifyOptions(**options))
+
+
+def test_labels_that_training_never_sees_are_refused(tmp_path):
+    write(tmp_path / "train.jsonl", messages())
+    write(tmp_path / "test.jsonl", [{"text": "x", "label": "eggs"}])
+    with pytest.raises(DataError, match="the labels eggs of test are never seen in training"):
+        examples.load(tmp_path, OPTIONS)
+
+
+def test_a_column_missing_from_one_split_is_refused(tmp_path):
+    write(tmp_path / "train.jsonl", messages())
+    write(tmp_path / "test.jsonl", [{"text": "x", "y": "ham"}])
+    with pytest.raises(DataError, match=r"test\.jsonl has no column 'label'; there are text, y"):
+        examples.load(tmp_path, OPTIONS)
+
+
+def test_shares_that_leave_nothing_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="leave nothing to train on"):
+        examples.load(write(tmp_path / "t", messages()), ClassifyOptions(val_fraction=0.5, test_fraction=0.5))
+
+
+def test_a_folder_without_training_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no train, validation or test file"):
+        examples.load(tmp_path, OPTIONS)
+    write(tmp_path / "test.jsonl", messages())
+    write(tmp_path / "dev.jsonl", messages())
+    with pytest.raises(DataError, match="none of them is called train"):
+        examples.load(tmp_path, OPTIONS)

@@ -1,0 +1,147 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gptworks.errors import CheckpointError
+from gptworks.model import adapter, checkpoint, classifier, lora
+from gptworks.recipe import LoraOptions
+from tests.conftest import END
+from tests.model.test_lora import FAMILIES, close, tiny
+
+LABELS = ("ham", "spam", "neither")
+
+
+def texts(lengths=(5, 17, 1, 9), seed=0):
+    chance = np.random.default_rng(seed)
+    return [chance.integers(0, END, length) for length in lengths]
+
+
+def made(family="gpt2", labels=LABELS, **options):
+    return classifier.on(tiny(family, **options), labels, seed=3).eval()
+
+
+def theirs(folder):
+    """What transformers makes of the folder: its scores of the texts, padded and masked as its tokenizer would."""
+    from transformers import AutoModelForSequenceClassification
+
+    model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    batch = classifier.collate(texts(), END)
+    mask = torch.arange(batch["ids"].shape[1]) < batch["lengths"][:, None]
+    with torch.no_grad():
+        return model.eval(), model(batch["ids"], attention_mask=mask.long()).logits
+
+
+@FAMILIES
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_gives_our_scores_and_names_our_labels(family, tied, byte_tokenizer, tmp_path):
+    model = made(family, tied=tied)
+    classifier.save(model, tmp_path, byte_tokenizer)
+    there, scores = theirs(tmp_path)
+    assert close(classifier.predict(model, texts(), END), scores)
+    assert there.config.id2label == dict(enumerate(LABELS))
+    assert there.config.problem_type == "single_label_classification"
+
+
+@FAMILIES
+def test_our_scores_of_a_classifier_that_transformers_made(family, byte_tokenizer, tmp_path, request):
+    import transformers
+
+    base = request.getfixturevalue({"gpt2": "tiny_gpt2", "modern": "tiny_qwen3"}[family])
+    name = {"gpt2": "GPT2", "modern": "Qwen3"}[family]
+    base.save_pretrained(tmp_path / "base")
+    there = getattr(transformers, f"{name}ForSequenceClassification").from_pretrained(
+        tmp_path / "base", num_labels=4, pad_token_id=END
+    )
+    there.save_pretrained(tmp_path / "classifier")
+    ours = classifier.load(tmp_path / "classifier")
+    assert ours.labels == ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
+    assert close(classifier.predict(ours, texts(), END), theirs(tmp_path / "classifier")[1])
+
+
+def test_padding_and_company_do_not_change_a_score():
+    model = made()
+    together = classifier.predict(model, texts(), END)
+    alone = torch.cat([classifier.predict(model, [row], 0) for row in texts()])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_the_score_is_read_off_the_last_real_token():
+    model = made()
+    row = texts()[1]
+    hidden = model.get_submodule("transformer")(torch.from_numpy(row)[None], None)
+    assert close(classifier.predict(model, [row], END), model.score(hidden[:, -1]).detach())
+
+
+@FAMILIES
+def test_what_is_saved_is_what_is_loaded(family, tmp_path):
+    model = made(family)
+    classifier.save(model, tmp_path)
+    loaded = classifier.load(tmp_path)
+    assert loaded.labels == LABELS
+    assert torch.equal(classifier.predict(loaded, texts(), 0), classifier.predict(model, texts(), 0))
+    other = classifier.on(tiny(family), LABELS, seed=9).eval()
+    classifier.load_into(other, tmp_path)
+    assert torch.equal(classifier.predict(other, texts(), 0), classifier.predict(model, texts(), 0))
+    assert load_file(tmp_path / "model.safetensors")["score.weight"].shape == (3, 32)
+
+
+def test_a_number_is_one_output_and_so_for_transformers(byte_tokenizer, tmp_path):
+    model = made(labels=())
+    classifier.save(model, tmp_path, byte_tokenizer)
+    there, scores = theirs(tmp_path)
+    assert there.config.problem_type == "regression"
+    assert scores.shape == (4, 1)
+    assert close(classifier.predict(model, texts(), END), scores)
+    assert classifier.load(tmp_path).regression
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft, of transformers
+@FAMILIES
+def test_an_adapter_and_its_head_are_peft_s(family, byte_tokenizer, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    checkpoint.save(tiny(family), tmp_path / "base", byte_tokenizer)
+    model = made(family)
+    options = LoraOptions(rank=4)
+    lora.attach(model, options, seed=0)
+    with torch.no_grad():
+        for _, layer in lora.adapters(model):
+            layer.lora_B.normal_(0, 0.3)
+    ours = classifier.predict(model, texts(), END)
+    folder = tmp_path / "adapter"
+    adapter.save(model, folder, options, checkpoint.origin(str(tmp_path / "base")), labels=model.facts)
+
+    loaded = classifier.load(folder)
+    assert loaded.labels == LABELS
+    assert not list(lora.adapters(loaded))
+    assert close(classifier.predict(loaded, texts(), END), ours)
+
+    there = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "base", num_labels=3, pad_token_id=END
+    )
+    there = PeftModel.from_pretrained(there, folder).eval()
+    batch = classifier.collate(texts(), END)
+    with torch.no_grad():
+        assert close(there(batch["ids"]).logits, ours)
+
+
+def test_a_language_model_is_no_classifier(tmp_path):
+    checkpoint.save(tiny(), tmp_path / "lm")
+    with pytest.raises(CheckpointError, match=r"is no classifier: it has no score\.weight"):
+        classifier.load(tmp_path / "lm")
+
+
+def test_a_classifier_of_another_size_is_refused(tmp_path):
+    classifier.save(made(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"score\.weight has shape \(3, 32\)"):
+        classifier.load_into(made(labels=("a", "b")), tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"n_embd": 64}))
+    with pytest.raises(CheckpointError, match="has shape"):
+        classifier.load(tmp_path)

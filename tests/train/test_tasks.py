@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gptworks.model import classifier
+from gptworks.recipe import OptimOptions
+from gptworks.train.precision import Precision
+from gptworks.train.tasks import Classification, Labelled, label_loss
+from gptworks.train.trainer import IGNORE, Plan, Trainer
+from gptworks.world import World
+from tests.conftest import END
+from tests.model.test_lora import tiny
+
+
+def some_texts(n=22, seed=0):
+    chance = np.random.default_rng(seed)
+    return [chance.integers(0, END, 1 + chance.integers(0, 20)) for _ in range(n)]
+
+
+def a_task(batch=6, seed=0, targets=None, weights=None):
+    rows = some_texts()
+    targets = np.arange(len(rows)) % 3 if targets is None else targets
+    return Classification(Labelled(rows, targets, END), batch, seed, weights)
+
+
+def test_every_pass_sees_every_text_once_and_each_in_another_order():
+    task = a_task()
+    passes = [np.concatenate([task.rows(4 * epoch + i) for i in range(4)]) for epoch in range(2)]
+    assert all(sorted(one) == list(range(22)) for one in passes)
+    assert passes[0].tolist() != passes[1].tolist()
+    assert task.steps_per_epoch == 4
+    assert task.rows(5).tolist() == a_task().rows(5).tolist()
+    assert task.rows(5).tolist() != a_task(seed=1).rows(5).tolist()
+
+
+def test_a_step_is_ordered_by_length_so_that_little_is_padded():
+    task = a_task()
+    for step in range(4):
+        lengths = [len(task.examples.rows[row]) for row in task.rows(step)]
+        assert lengths == sorted(lengths)
+
+
+def test_the_loss_is_the_sum_over_learned_texts():
+    scores = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+    batch = {"targets": torch.tensor([0, IGNORE, 1])}
+    wanted = F.cross_entropy(scores[:1], torch.tensor([0])) + F.cross_entropy(scores[2:], torch.tensor([1]))
+    assert label_loss(scores, batch) == pytest.approx(wanted.item())
+    weighted = label_loss(scores, batch, torch.tensor([1.0, 0.0]))
+    assert weighted == pytest.approx(F.cross_entropy(scores[:1], torch.tensor([0])).item())
+
+
+def test_numbers_have_squared_errors_and_minus_100_is_a_number():
+    batch = {"targets": torch.tensor([0, 0, IGNORE]), "values": torch.tensor([-100.0, 1.0, 5.0])}
+    assert label_loss(torch.tensor([[-99.0], [3.0], [0.0]]), batch) == pytest.approx(1 + 4)
+
+
+def stepped(micro_batch, *, targets=None):
+    """Weights after three steps cut into micro-batches of this size."""
+    task = a_task(batch=7, targets=targets)
+    labels = ("a", "b", "c") if targets is None else ()
+    model = classifier.on(tiny(), labels, seed=0)
+    plan = Plan(3, micro_batch, 0, Precision("fp32", torch.device("cpu")))
+    trainer = Trainer(model, task, plan, OptimOptions(lr=1e-3), World(0, 1, torch.device("cpu")))
+    losses: list[float] = []
+    trainer.fit(lambda report: losses.append(report.loss.item()) or False)
+    return losses, model.score.weight.detach()
+
+
+@pytest.mark.parametrize("targets", [None, np.linspace(0, 5, 22, dtype=np.float32)])
+def test_a_step_does_not_depend_on_how_it_is_cut(targets):
+    whole_losses, whole = stepped(7, targets=targets)
+    cut_losses, cut = stepped(2, targets=targets)
+    assert cut_losses == pytest.approx(whole_losses, rel=1e-5)
+    torch.testing.assert_close(cut, whole, rtol=0, atol=1e-4)
