@@ -16,7 +16,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from gptworks import __version__
-from gptworks.errors import UserError
+from gptworks.errors import ConfigError, UserError
 from gptworks.recipefile import layer, one_line, tables
 
 FLAT = {"prepare": "prepare", "tokenizer train": "bpe", "finetune classify": "classify"}
@@ -64,6 +64,7 @@ def build() -> App:
     app.command(finetune)
     verb(finetune, "finetune:classify", "Teach a GPT to name a text's class, from examples.")
     verb(app, "classify:classify", "Say the class of texts, with a fine-tuned classifier.")
+    verb(app, "merge:merge", "Fold a LoRA adapter into the weights.")
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
     verb(app, "inspect:inspect", "Say what a Dataset, Run, Checkpoint or MODEL is.", CARE)
     return app
@@ -97,6 +98,8 @@ def _refuse(message: str, status: int = 2) -> int:
 
 def _layers(app: App, argv: list[str]) -> tuple[list[str], list[Any]]:
     """The command line without prefixes a verb does not need, and the recipe files to lay under it."""
+    if argv[:1] == ["finetune"] and len(argv) > 1 and argv[1].endswith(".toml"):
+        argv = ["finetune", _task(Path(argv[1])), *argv[1:]]
     words = []
     for word in argv[:2]:
         if word.startswith("-"):
@@ -118,6 +121,13 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], list[Any]]:
         under = {"optim": (ADAPTING if adapts else FINETUNING), "eval": {"every": 50}}
         layers.append(layer(under, Path("defaults"), name))
     return [*head, *rest], layers
+
+
+def _task(file: Path) -> str:
+    """`finetune RECIPE` does what the recipe has a table for."""
+    if "classify" not in tables(file):
+        raise ConfigError(f"{file} has no table [classify], so what to fine-tune for is not said")
+    return "classify"
 
 
 def _recipe_of_run(rest: list[str]) -> Path | None:

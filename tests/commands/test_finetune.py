@@ -1,5 +1,6 @@
 """Through the front door: a tiny model learns a word, and what must hold of the run."""
 
+import dataclasses
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from gptworks import runs
 from gptworks.cli import main
 from gptworks.model import checkpoint, classifier
+from gptworks.recipefile import load
 from tests.model.test_lora import tiny
 
 FAST = "--train.max-steps 24 --batch 8 --optim.lr 3e-3 --eval.every 8 --save.every 5 --log.every 3"
@@ -262,3 +264,60 @@ def test_classify_refuses(straight, base, capsys, line, message):
 def test_pretraining_has_another_dropout(tmp_path, capsys):
     assert gptworks(f"pretrain --data {tmp_path} --out {tmp_path / 'r'} --train.dropout 0.1") == 2
     assert "pretraining has model.dropout" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def adapted(base, data, tmp_path_factory):
+    """A run that trained an adapter."""
+    out = tmp_path_factory.mktemp("adapted") / "run"
+    assert gptworks(start(base, data, out, "--lora.rank 4")) == 0
+    return out
+
+
+def test_merged_is_an_ordinary_classifier_with_the_same_scores(adapted, tmp_path, byte_tokenizer):
+    from transformers import AutoModelForSequenceClassification
+
+    assert gptworks(f"merge {adapted} --out {tmp_path / 'whole'}") == 0
+    ids = np.array(byte_tokenizer.encode("win a prize!!!"))
+    ours = classifier.predict(classifier.load(runs.find_checkpoint(adapted)), [ids], 0)
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "whole").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(torch.from_numpy(ids)[None]).logits, ours, rtol=1e-5, atol=1e-5)
+    assert theirs.config.id2label == {0: "ham", 1: "spam"}
+    assert gptworks(f"classify {tmp_path / 'whole'} --text hello") == 0
+
+
+def test_merge_refuses_what_it_cannot_do(adapted, base, tmp_path, capsys):
+    assert gptworks(f"merge {base} --out {tmp_path / 'whole'}") == 2
+    assert "is no adapter but a whole model" in capsys.readouterr().err
+    assert gptworks(f"merge {adapted} --out {tmp_path}") == 2
+    assert "exists already; give another --out" in capsys.readouterr().err
+
+
+def test_an_adapter_s_run_does_not_go_on_beside_a_base_that_changed(
+    base, data, tmp_path, byte_tokenizer, capsys
+):
+    other = tmp_path / "base"
+    checkpoint.save(tiny(init_std=0.05), other, byte_tokenizer)
+    line = start(other, data, tmp_path / "run", "--lora.rank 4")
+    assert gptworks(line) == 0
+    checkpoint.save(tiny(init_std=0.06), other, byte_tokenizer)
+    assert gptworks(f"{line} --resume") == 2
+    assert "the weights there have changed since" in capsys.readouterr().err
+
+
+def test_generation_refuses_a_classifier_s_adapter(adapted, capsys):
+    assert gptworks(f"generate {adapted} --prompt x") == 2
+    assert "is a classifier's adapter; ask it with gptworks classify" in capsys.readouterr().err
+
+
+def test_a_recipe_says_itself_what_it_is_for(base, data, repository, tmp_path, capsys):
+    recipe = repository / "recipes" / "spam-gpt2.toml"
+    line = f"finetune {recipe} --model {base} --data {data} --out {tmp_path / 'run'} --train.epochs 1"
+    assert gptworks(line) == 0
+    asked, done = load(recipe), load(tmp_path / "run" / "recipe.toml")
+    assert done.classify == asked.classify
+    assert done.optim == dataclasses.replace(asked.optim, final_lr=0.0)
+    (tmp_path / "other.toml").write_text("[optim]\nlr = 1.0\n")
+    assert gptworks(f"finetune {tmp_path / 'other.toml'}") == 2
+    assert "has no table [classify]" in capsys.readouterr().err

@@ -84,6 +84,8 @@ def load(
 
 def _load_adapted(folder: Path, overrides: Mapping[str, Any] | None, dtype: torch.dtype) -> Model:
     adapter = adapters.read(folder)
+    if "score.weight" in adapter.whole:
+        raise CheckpointError(f"{folder} is a classifier's adapter; ask it with gptworks classify")
     model = load(base_of(adapter), overrides=overrides)
     adapters.apply(adapter, model, adapter.base)
     lora.merge(model)

@@ -36,13 +36,15 @@ def write(model: nn.Module, folder: Path, tokenizer: Tokenizer, adapted: Adapted
 
 
 def read_into(model: nn.Module, folder: Path) -> None:
-    """Put what a folder holds into a model of the same kind.
+    """Put what a folder holds into a model of the same kind; an adapter, onto its own base.
 
     Raises:
-        CheckpointError: damaged files, or a network of another shape.
+        CheckpointError: damaged files, a network of another shape, or a base that has changed.
     """
     if adapter.is_adapter(folder):
-        adapter.apply(adapter.read(folder), model, "the model of this run")
+        found = adapter.read(folder)
+        checkpoint.base_of(found)
+        adapter.apply(found, model, "the model of this run")
     elif isinstance(model, Classifier):
         classifier.load_into(model, folder)
     else:
