@@ -20,12 +20,16 @@ def commands(text, kind):
                 yield shlex.split(line, comments=True)
 
 
-@pytest.mark.parametrize("name", ["data.md", "pretraining.md"])
+@pytest.mark.parametrize("name", ["data.md", "pretraining.md", "finetuning.md"])
 def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
     texts = tmp_path / "texts"
     texts.mkdir()
     for number, path in enumerate(sorted((repository / "src" / "gptworks").rglob("*.py"))):
         (texts / f"{number:03}.txt").write_text(path.read_text())
+    kinds = {"spam": "win a prize now!!!", "ham": "see you at five"}
+    messages = [(label, f"{text} {number}") for number in range(40) for label, text in kinds.items()]
+    (tmp_path / "messages.tsv").write_text("".join(f"{label}\t{text}\n" for label, text in messages))
+    (tmp_path / "messages.txt").write_text("".join(f"{text}\n" for _, text in messages[:3]))
     monkeypatch.chdir(tmp_path)
     ran = 0
     for words in commands((repository / "docs" / name).read_text(), "bash"):
