@@ -321,3 +321,19 @@ def test_a_recipe_says_itself_what_it_is_for(base, data, repository, tmp_path, c
     (tmp_path / "other.toml").write_text("[optim]\nlr = 1.0\n")
     assert gptworks(f"finetune {tmp_path / 'other.toml'}") == 2
     assert "has no table [classify]" in capsys.readouterr().err
+
+
+def test_two_processes_take_the_steps_of_one(base, data, tmp_path):
+    line = "--train.max-steps 5 --batch 7 --eval.every 2 --train.dropout 0 --lora.rank 4"
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        words = shlex.split(f"finetune classify --model {base} --data {data} --out {out} {line}")
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *torchrun, "-m", "gptworks", *words]
+        subprocess.run(command, env=env, check=True, capture_output=True, timeout=200)
+    alone, shared = (
+        [row.get("loss", row.get("val_loss")) for row in rows(tmp_path / count)] for count in ("1", "2")
+    )
+    assert shared == pytest.approx(alone, rel=1e-5)
+    assert tensors(tmp_path / "1").keys() == tensors(tmp_path / "2").keys()
