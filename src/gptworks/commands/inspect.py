@@ -46,7 +46,7 @@ def _facts(path: str, *, verify: bool) -> dict[str, Any]:
     from gptworks import runs
     from gptworks.model import find
 
-    folder = Path(path)
+    folder = Path(runs.split_spec(path)[0])
     if (folder / "manifest.json").is_file():
         return _dataset(folder, verify=verify)
     if folder.is_dir() and runs.is_run(folder):

@@ -44,8 +44,8 @@ def prepare(
     from gptworks.report import terminal
     from gptworks.text.tokenizer import Tokenizer
 
-    run, which = runs.split_spec(tokenizer)
-    made_with = runs.find_checkpoint(Path(run), which) if runs.is_run(Path(run)) else tokenizer
+    name, which = runs.split_spec(tokenizer)
+    made_with = runs.find_checkpoint(Path(name), which) if runs.is_run(Path(name)) else tokenizer
     vocabulary = Tokenizer.load(made_with)
     new = [name for name in prepare.add_tokens if name not in vocabulary.special_tokens]
     vocabulary = vocabulary.with_special_tokens(new) if new else vocabulary

@@ -134,11 +134,11 @@ def _planned(run: Path, dataset: Dataset, seconds: float, say: Callable[[str], N
             cooldown=0.6,
             final_lr=0.0,
         ),
-        eval=EvalOptions(every=0, tokens=65_536),
+        eval=EvalOptions(every=0, tokens=40_000),
         save=SaveOptions(every=200),
         log=LogOptions(every=1 if device.type == "cpu" else 10),
     )
-    steps = max(50, round(seconds / _seconds_per_step(recipe, dataset)))
+    steps = max(20, round(seconds / _seconds_per_step(recipe, dataset)))
     return dataclasses.replace(
         recipe,
         train=dataclasses.replace(recipe.train, max_steps=steps),
@@ -185,7 +185,11 @@ def _show(run: Path, dataset: Dataset) -> None:
     assert train is not None
     assert val is not None
     per_token = last["val_bpb"] / last["val_loss"]  # bits per byte of one nat per token, on these windows
-    unigram = unigram_loss(train, fixed_windows(val, 256, 65_536), dataset.vocab_size)
+    recipe = load(run / "recipe.toml")
+    windows = fixed_windows(
+        val, recipe.model.context or 0, recipe.eval.tokens
+    )  # those the run was measured on
+    unigram = unigram_loss(train, windows, dataset.vocab_size)
     plots.loss_curve(run, baselines={"unigram": unigram})
     print("\nOn held-out modules               nats per token   bits per byte")
     for name, nats in (
