@@ -27,6 +27,9 @@ def refusal(capsys, *argv):
         ("model = 3\n", ["bad.toml", "model is a table: write [model]"]),
         ("[out]\nx = 3\n", ["bad.toml", "out is no table"]),
         ("x = [", ["bad.toml is not a recipe"]),
+        ("out = 3\n", ["bad.toml: out = 3 must be text"]),
+        ("[model]\npreset = 3\n", ["bad.toml: model.preset = 3 must be text"]),
+        ("[optim]\nlr = inf\n", ["[optim] lr", "bad.toml", "Must be < inf"]),
     ],
 )
 def test_a_bad_recipe_is_refused_in_one_line_that_names_key_file_and_way_out(tmp_path, capsys, text, said):
@@ -40,6 +43,7 @@ def test_a_bad_recipe_is_refused_in_one_line_that_names_key_file_and_way_out(tmp
     ("argv", "said"),
     [
         (["pretrain", "--model.n-layers", "3"], "Did you mean --model.n-layer?"),
+        (["pretrain", "--data", "x", "--out", "run", "late.toml"], "late.toml comes too late"),
         (["pretrian"], 'Did you mean "pretrain"?'),
         (["pretrain", "nothere.toml"], "there is no recipe nothere.toml"),
         (["pretrain", "--train.micro-batch", "many"], "--train.micro-batch"),

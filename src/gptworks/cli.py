@@ -5,7 +5,9 @@ the dataclasses of recipe.py are its flags. A TOML file given first fills them i
 UserError, or anything cyclopts refuses, becomes one line on stderr and exit status 2.
 """
 
+import errno
 import inspect
+import io
 import itertools
 import os
 import re
@@ -73,22 +75,44 @@ def build() -> App:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit status: 0, or 2 when the person must change something."""
     argv = sys.argv[1:] if argv is None else argv
+    share_cores()
+    for out in (sys.stdout, sys.stderr):
+        if isinstance(out, io.TextIOWrapper) and out in (sys.__stdout__, sys.__stderr__):
+            out.reconfigure(errors="replace")  # a sample may hold what this console cannot show
     app = build()
     try:
-        tokens, app.config = _layers(app, argv)
-        app(tokens, exit_on_error=False, print_error=False)
+        tokens, file, app.config = _layers(app, argv)
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        if (late := bound.arguments.get("recipe", file)) != file:
+            raise ConfigError(
+                f"{late} comes too late: a recipe stands before all flags, `gptworks VERB {late} --...`"
+            )
+        command(*bound.args, **bound.kwargs)
     except CycloptsError as error:
         return _refuse(one_line(error))
     except UserError as error:
         return _refuse(str(error))
-    except KeyboardInterrupt:
-        return _refuse("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has left: not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        return _refuse(_system(error))
+    except KeyboardInterrupt:
+        return _refuse("interrupted", 130)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     return 0
+
+
+def share_cores() -> None:
+    """Let threads that wait for each other sleep soon, before torch starts them.
+
+    They spin by default: beside any other busy program, training on a CPU is then 5 times slower than need be, and 20
+    times at worst. A person's own setting counts.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # GNU's: a few microseconds first
 
 
 def _refuse(message: str, status: int = 2) -> int:
@@ -96,8 +120,14 @@ def _refuse(message: str, status: int = 2) -> int:
     return status
 
 
-def _layers(app: App, argv: list[str]) -> tuple[list[str], list[Any]]:
-    """The command line without prefixes a verb does not need, and the recipe files to lay under it."""
+def _system(error: OSError) -> str:
+    """What the operating system refused, and of which file."""
+    words = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    return f"{words}; free some space and go on with --resume" if error.errno == errno.ENOSPC else words
+
+
+def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any]]:
+    """The command line without prefixes a verb does not need, the recipe on it, and what to lay under its flags."""
     if argv[:1] == ["finetune"] and len(argv) > 1 and argv[1].endswith(".toml"):
         argv = ["finetune", _task(Path(argv[1])), *argv[1:]]
     words = []
@@ -107,20 +137,19 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], list[Any]]:
         words.append(word)
     name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in (*FLAT, "pretrain")), None)
     if name is None:
-        return argv, []
+        return argv, None, []
     head, rest = argv[: name.count(" ") + 1], argv[name.count(" ") + 1 :]
     if name in FLAT:
         rest = [re.sub(rf"^--{FLAT[name]}\.", "--", word) for word in rest]
     file = Path(rest[0]) if rest and not rest[0].startswith("-") else None
-    if file is None and "--resume" in rest:
-        file = _recipe_of_run(rest)
-    given = tables(file) if file else {}
-    layers = [layer(_fit(name, given, app), file, name)] if file else []
+    under = _recipe_of_run(rest) if file is None and "--resume" in rest else file
+    given = tables(under) if under else {}
+    layers = [layer(_fit(name, given, app), under, name)] if under else []
     if name.startswith("finetune"):
         adapts = any(word.startswith("--lora.") for word in rest) or given.get("lora", {}).get("rank", 0)
-        under = {"optim": (ADAPTING if adapts else FINETUNING), "eval": {"every": 50}}
-        layers.append(layer(under, Path("defaults"), name))
-    return [*head, *rest], layers
+        defaults = {"optim": (ADAPTING if adapts else FINETUNING), "eval": {"every": 50}}
+        layers.append(layer(defaults, Path("defaults"), name))
+    return [*head, *rest], file, layers
 
 
 def _task(file: Path) -> str:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from cyclopts.types import NonNegativeFloat, NonNegativeInt, PositiveInt
 from cyclopts.validators import Number
+
+Positive = Annotated[float, Parameter(validator=Number(gt=0, lt=float("inf")))]
+"""A finite number above 0."""
 
 Fraction = Annotated[float, Parameter(validator=Number(gte=0, lt=1))]
 """A number in [0, 1)."""
@@ -44,7 +47,7 @@ class ModelOptions:
     """Where dropout acts: embedding sum, attention weights, either branch before it joins the residual stream."""
     bias: tuple[Literal["all", "none", "qkv", "proj", "mlp", "norm"], ...] | None = None
     """Which parts have biases (gpt2 only): all, none, or some of qkv, proj (attention output), mlp, norm."""
-    norm_eps: PositiveFloat | None = None
+    norm_eps: Positive | None = None
     """Added to the variance inside the norms."""
     activation: Literal["gelu_tanh", "gelu"] | None = None
     """gpt2 only. gelu_tanh is GPT-2's approximation; gelu is the exact (erf) one."""
@@ -52,9 +55,9 @@ class ModelOptions:
     """gpt2 only. sinusoidal: the fixed table of Vaswani et al. 2017, interleaved."""
     tied: bool | None = None
     """Share the token embedding with the output head."""
-    rope_theta: PositiveFloat | None = None
+    rope_theta: Positive | None = None
     """modern only. Base of the rotary frequencies."""
-    init_std: PositiveFloat | None = None
+    init_std: Positive | None = None
     """Standard deviation of the initial weights."""
     zero_init: bool | None = None
     """Start the projections into the residual stream at zero instead of N(0, init_std / sqrt(2 n_layer))."""
@@ -69,9 +72,9 @@ class TrainOptions:
 
     max_steps: NonNegativeInt | None = None
     """Optimizer steps in the whole run. Default: what train.epochs comes to."""
-    epochs: PositiveFloat | None = None
+    epochs: Positive | None = None
     """Passes over the data, fractions allowed; the schedule then ends with the last one. Default: 1; 3 to fine-tune."""
-    max_hours: PositiveFloat | None = None
+    max_hours: Positive | None = None
     """Stop after this much wall time, over all resumes, with a checkpoint. The schedule does not change."""
     batch_tokens: PositiveInt | None = None
     """Tokens per optimizer step, over all devices. A multiple of model.context, except with windows=documents.
@@ -105,15 +108,15 @@ class OptimOptions:
 
     kind: Literal["adamw", "muon"] = "adamw"
     """muon: Muon for the blocks' matrices, AdamW for embeddings, head, norms and biases."""
-    lr: PositiveFloat = 6e-4
+    lr: Positive = 6e-4
     """Peak learning rate of AdamW."""
-    matrix_lr: PositiveFloat = 0.02
+    matrix_lr: Positive = 0.02
     """Peak learning rate of Muon's matrices (kind=muon)."""
     momentum: Fraction = 0.95
     """Muon's momentum."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """AdamW's decay rates of the moments."""
-    eps: PositiveFloat = 1e-8
+    eps: Positive = 1e-8
     """AdamW's epsilon."""
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled weight decay."""
@@ -141,7 +144,7 @@ class LoraOptions:
 
     rank: NonNegativeInt = 0
     """Rank of the adapters; 0: none, the weights themselves are trained."""
-    alpha: PositiveFloat | None = None
+    alpha: Positive | None = None
     """How strongly adapters act; see scaling. Default: twice the rank."""
     dropout: Fraction = 0.0
     """Drop probability of an adapter's input while training."""
@@ -172,7 +175,7 @@ class SaveOptions:
     """Steps between checkpoints; 0: only those above."""
     every_epochs: NonNegativeFloat = 0
     """Also save at multiples of this many epochs (0.1 works), found again as RUN@epoch-0.1; these are kept."""
-    until_epoch: PositiveFloat | None = None
+    until_epoch: Positive | None = None
     """Stop the every_epochs checkpoints after this epoch."""
     at_start: bool = False
     """Also save the untrained model: RUN@step-0."""
@@ -222,7 +225,7 @@ class PrepareOptions:
     sources: tuple[str, ...] = ()
     """Files, folders, `python` (the installed Python's own text) or hf:OWNER/NAME[:CONFIG]. Formats by name or content:
     .txt .md source code, .jsonl[.gz|.zst], .parquet, .csv, token shards (.bin)."""
-    weights: tuple[PositiveFloat, ...] = ()
+    weights: tuple[Positive, ...] = ()
     """One per source: 0.5 takes half of its documents (by hash), 2 takes each twice. Default: 1 each."""
     text_key: str = "text"
     """Key or column that holds the text."""

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import tomllib
+import typing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ def load(file: Path) -> Recipe:
         raise ConfigError(f"there is no recipe {file}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file} is not a recipe: {error}") from None
+    _check_texts(Recipe, given, file)
     for name, value in given.items():
         if name in KINDS and dataclasses.is_dataclass(KINDS[name]) != isinstance(value, dict):
             raise ConfigError(
@@ -44,6 +46,21 @@ def load(file: Path) -> Recipe:
     except CycloptsError as error:
         words = one_line(error)
         raise ConfigError(words if str(file) in words else f"{file}: {words}") from None
+
+
+def _check_texts(cls: Any, given: dict[str, Any], file: Path, prefix: str = "") -> None:
+    """Refuse a number where text is due: flags are all text, so cyclopts takes `out = 3` for "3"."""
+    hints = typing.get_type_hints(cls)
+    for name, value in given.items():
+        kinds = typing.get_args(hints.get(name)) or (hints.get(name),)
+        if isinstance(value, dict) and dataclasses.is_dataclass(hints.get(name)):
+            _check_texts(hints[name], value, file, f"{name}.")
+        elif (
+            isinstance(value, int | float)
+            and (str in kinds or Path in kinds)
+            and typing.get_origin(hints[name]) is not tuple
+        ):
+            raise ConfigError(f"{file}: {prefix}{name} = {value} must be text, in quotes")
 
 
 def tables(file: Path) -> dict[str, Any]:

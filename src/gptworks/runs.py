@@ -11,6 +11,7 @@ A checkpoint counts once `trainer/complete.json` stands in it, which is written 
 every other file. No torch here: plots and pages read a Run without it.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -45,20 +46,21 @@ class Checkpoint:
 def checkpoints(run: Path) -> list[Checkpoint]:
     """The finished checkpoints of a run, oldest first. Folders without their marker are not checkpoints."""
     found = []
-    for state in (run / "checkpoints").glob(f"step-*/{STATE}"):
-        folder = state.parent.parent
-        if not (folder / MARKER).is_file():
-            continue
+    for folder in _finished(run):
         try:
-            facts = json.loads(state.read_text(encoding="utf-8"))
-            found.append(
-                Checkpoint(
-                    folder, facts["step"], facts["epoch"], facts.get("val_loss"), facts.get("kept", False)
-                )
-            )
+            found.append(_read(folder))
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # damaged: newest_good will say so where it matters
+            continue  # damaged: newest_good says so before anything is lost
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _finished(run: Path) -> list[Path]:
+    return sorted(path.parent.parent for path in (run / "checkpoints").glob(f"step-*/{MARKER}"))
+
+
+def _read(folder: Path) -> Checkpoint:
+    facts = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return Checkpoint(folder, facts["step"], facts["epoch"], facts.get("val_loss"), facts.get("kept", False))
 
 
 def is_run(path: Path) -> bool:
@@ -93,9 +95,10 @@ def find_checkpoint(run: Path, which: str | None = None) -> Path:
             return next(checkpoint.path for checkpoint in have if checkpoint.step == wanted)
         if kind == "epoch":
             near = min(have, key=lambda checkpoint: abs(checkpoint.epoch - wanted))
-            if (
-                abs(near.epoch - wanted) <= 0.005 + 0.01 * wanted
-            ):  # an epoch is seldom a whole number of steps
+            half_a_step = (
+                0.5 * near.epoch / near.step if near.step else 0.0
+            )  # epochs are seldom whole numbers of steps
+            if abs(near.epoch - wanted) <= half_a_step + 1e-6:
                 return near.path
     except (ValueError, StopIteration):
         pass
@@ -132,13 +135,18 @@ def _try_lock(handle: int) -> bool:
         if os.name == "nt":
             import msvcrt
 
+            os.lseek(handle, 4096, os.SEEK_SET)  # a byte beyond the owner's name, the same for everyone
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in {
+            errno.EWOULDBLOCK,
+            errno.EACCES,
+            errno.EDEADLK,
+        }  # else: this disk knows no locks
     return True
 
 
@@ -154,6 +162,8 @@ def finish(draft: Path, final: Path) -> None:
     for file in sorted(path for path in draft.rglob("*") if path.is_file()):
         sums[file.relative_to(draft).as_posix()] = checksum(file)
         sync(file)
+    for folder in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
+        sync(folder)
     if final.exists():
         shutil.rmtree(final)
     draft.rename(final)
@@ -175,20 +185,28 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def newest_good(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose files match their checksums, and what was passed over, in words."""
-    passed = []
-    for checkpoint in reversed(checkpoints(run)):
-        wrong = damage(checkpoint.path)
-        if wrong is None:
-            return checkpoint, passed
-        passed.append(f"{checkpoint.path.name} is damaged: {wrong}")
+def newest_good(run: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
+    """The newest checkpoint whose files match their checksums; and those passed over, with what is wrong with them."""
+    passed = {}
+    for folder in reversed(_finished(run)):
+        if (wrong := damage(folder)) is None:
+            return _read(folder), passed
+        passed[folder] = f"{folder.name} is damaged: {wrong}"
     return None, passed
+
+
+def put_aside(checkpoint: Path) -> None:
+    """Rename a damaged checkpoint so that nothing takes it for one; its files stay for whoever wants to look."""
+    aside = checkpoint.with_name(f".damaged-{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
 
 
 def clear_drafts(run: Path) -> None:
     """Remove what a killed save left behind: drafts, and renamed folders without their marker."""
     for folder in (run / "checkpoints").glob("*"):
+        if folder.name.startswith(".damaged-"):
+            continue
         if folder.name.startswith(".draft-") or (folder.is_dir() and not (folder / MARKER).is_file()):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -113,9 +113,11 @@ def memory_available(device: torch.device) -> int | None:
 
 def _cgroup_free() -> int | None:
     free = _meminfo_available()
-    try:  # a container's own limit, where it is tighter
-        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
-        left = int(limit) - int(used)
+    try:  # a container's own limit, where it is tighter; pages of files it has read are given back when needed
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        left = limit - used + int(pages.get("inactive_file", 0))
         free = left if free is None else min(free, left)
     except (OSError, ValueError):
         pass

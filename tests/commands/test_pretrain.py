@@ -390,6 +390,10 @@ BAD = [
     (["--model.preset", "gtp2"], "did you mean gpt2"),
     (["--model.n-layer", "4000", "--model.n-embd", "8192", "--model.n-head", "64"], "memory"),
     (["--base", "no/such-model-folder"], "no/such-model-folder"),
+    (["--train.micro-batch", "0"], "train.micro_batch=0 must be auto or at least 1"),
+    (["--train.skip-first", "16"], "train.skip_first=16 leaves nothing to learn"),
+    (["--sample.every", "5", "--sample.prompts", "the cat sat on " * 20], "the model's context of 16"),
+    (["--optim.lr", "inf"], "--optim.lr"),
 ]
 
 
@@ -468,3 +472,84 @@ def test_a_base_model_grows_for_special_tokens_that_the_dataset_adds(straight, d
     ]
     assert len(new) == len(old) + 1
     assert torch.equal(new[:-1], old)
+
+
+def test_going_back_past_a_damaged_checkpoint_never_throws_away_the_good_one(dataset, tmp_path):
+    run = tmp_path / "run"
+    few = ["--save.keep", "1", "--save.no-best", "--save.every", "4", "--eval.every", "0"]
+    assert pretrain(dataset, run, *few, "--save.keep", "2", "--train.max-steps", "8") == 0
+    for name in ("model.safetensors", "trainer/state.json"):
+        newest = runs.checkpoints(run)[-1]
+        good = runs.checkpoints(run)[-2].step
+        (newest.path / name).write_bytes(b"{")
+        more = str(good + 2)
+        assert pretrain(dataset, run, *few, "--train.max-steps", more, "--resume") == 0
+        assert [checkpoint.step for checkpoint in runs.checkpoints(run)] == [good + 2]
+        assert runs.damage(runs.find_checkpoint(run)) is None
+        assert (
+            pretrain(dataset, run, *few, "--save.keep", "2", "--train.max-steps", str(good + 4), "--resume")
+            == 0
+        )
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_its_metrics_anew(straight, dataset, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text(
+        '{"step": 0, "val_loss": 9.0, "val_bpb": 1.0}\n{"step": 1, "loss": 9.0}\n{"st'
+    )
+    assert pretrain(dataset, run, "--model.dropout", "0.1", "--resume") == 0
+    assert_identical(straight, run)
+
+
+def test_two_processes_and_one_validation_window_do_not_wait_for_ever(dataset, tmp_path):
+    shape = ["--model.family", "modern", "--eval.tokens", "16", "--train.max-steps", "3"]
+    line = command(dataset, tmp_path / "run", *shape)
+    line[1:3] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gptworks"]
+    done = subprocess.run(line, capture_output=True, check=False, timeout=100, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert len([row for row in metrics(tmp_path / "run") if "val_loss" in row]) == 2
+
+
+def test_tokens_are_counted_once_however_they_are_shared(dataset, tmp_path):
+    line = command(
+        dataset, tmp_path / "run", "--train.batch-tokens", "48", "--train.max-steps", "2"
+    )  # three rows
+    line[1:3] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gptworks"]
+    subprocess.run(line, capture_output=True, check=True, timeout=100, env=ONE_THREAD)
+    assert [row["tokens"] for row in metrics(tmp_path / "run") if "loss" in row] == [48, 96]
+
+
+def test_a_run_begun_from_a_base_needs_it_no_more(straight, dataset, tmp_path):
+    import shutil
+
+    from gptworks.model import checkpoint
+    from gptworks.model.build import build
+    from gptworks.model.config import resolve
+    from gptworks.recipe import ModelOptions
+
+    base = tmp_path / "base"
+    shape = ModelOptions(n_layer=1, n_head=1, n_embd=8, context=16, bias=("none",))
+    tokenizer = checkpoint.load_tokenizer(runs.find_checkpoint(straight))
+    checkpoint.save(build(resolve(shape, tokenizer.vocab_size), seed=0), base, tokenizer)
+    line = f"pretrain --data {dataset} --out {tmp_path}/run --base {base} --train.batch-tokens 128 --eval.tokens 512"
+    assert gptworks(f"{line} --train.max-steps 2") == 0
+    shutil.rmtree(base)
+    assert gptworks(f"{line} --train.max-steps 4 --resume") == 0
+    assert gptworks(f"pretrain --out {tmp_path}/run --resume") == 0
+
+
+def test_a_full_disk_while_logging_is_one_line(dataset, tmp_path, capfd):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").symlink_to("/dev/full")
+    assert pretrain(dataset, run) == 2
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "No space left on device" in last
+    assert "--resume" in last
+
+
+def test_an_out_that_is_a_file_is_one_line(dataset, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    assert pretrain(dataset, tmp_path / "file") == 2
+    assert str(tmp_path / "file") in capfd.readouterr().err.strip().splitlines()[-1]

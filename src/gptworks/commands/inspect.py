@@ -8,8 +8,6 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from gptworks.errors import UserError
-
 
 def inspect(
     path: Annotated[str, Parameter(help="A Dataset, Run, Checkpoint or MODEL; or the word `presets`.")],
@@ -46,18 +44,11 @@ def _facts(path: str, *, verify: bool) -> dict[str, Any]:
     from gptworks import runs
     from gptworks.model import find
 
-    folder = Path(path)
-    if (folder / "manifest.json").is_file():
-        return _dataset(folder, verify=verify)
-    if folder.is_dir() and runs.is_run(folder):
-        return _run(folder, verify=verify)
-    if (
-        not folder.exists()
-        and folder.parent.is_dir()
-        and "/" in path.strip("/").replace("\\", "/")
-        and path.count("/") > 1
-    ):
-        raise UserError(f"there is nothing at {path}")
+    name, which = runs.split_spec(path)
+    if (Path(name) / "manifest.json").is_file():
+        return _dataset(Path(name), verify=verify)
+    if which is None and runs.is_run(Path(name)):
+        return _run(Path(name), verify=verify)
     return _model(find.resolve(path), verify=verify)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from gptworks import runs
 from gptworks.errors import ConfigError
 from gptworks.recipe import PrepareOptions
 
@@ -25,7 +26,7 @@ def prepare(
     *,
     data: Annotated[Path | None, Parameter(name="--out", help="Folder of the Dataset.")] = None,
     tokenizer: Annotated[
-        str | None, Parameter(help="gpt2, r50k_base, a folder or tokenizer.json, or a Hub id.")
+        str | None, Parameter(help="gpt2, r50k_base, a folder or tokenizer.json, a run, or a Hub id.")
     ] = None,
     prepare: Annotated[PrepareOptions, Parameter(name="*")] = PrepareOptions(),  # noqa: B008 - frozen
 ) -> None:
@@ -43,7 +44,9 @@ def prepare(
     from gptworks.report import terminal
     from gptworks.text.tokenizer import Tokenizer
 
-    vocabulary = Tokenizer.load(tokenizer)
+    name, which = runs.split_spec(tokenizer)
+    made_with = runs.find_checkpoint(Path(name), which) if runs.is_run(Path(name)) else tokenizer
+    vocabulary = Tokenizer.load(made_with)
     new = [name for name in prepare.add_tokens if name not in vocabulary.special_tokens]
     vocabulary = vocabulary.with_special_tokens(new) if new else vocabulary
     there = (data / MANIFEST).exists()

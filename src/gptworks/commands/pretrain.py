@@ -99,22 +99,28 @@ def train_run(recipe: Recipe, *, resume: bool) -> str | None:
         say: Callable[[str], None] = terminal.say if w.main else _silent
         dataset = Dataset.open(recipe.data)
         recipe = record.adopt(recipe) if resume else recipe
-        work = settle(recipe, dataset, w)
+        so_far = runs.newest_good(run)[0] if resume else None
+        work = settle(recipe, dataset, w, resumed=so_far.path if so_far else None)
         recipe = record.resolved(recipe, work)
+        duties = _duties(recipe, work, w)
         if resume:
             record.check_same(recipe, dataset, say)
         trainer = Trainer(
             parallel.prepare(work.model, recipe.train, w), work.task, work.plan, recipe.optim, w
         )
-        runs.need_space(run, 2 * saving.size_on_disk(trainer), "a run (two checkpoints)")
         with runs.locked(run, hold=w.main):
             point = resume_point(run, say, clear=w.main) if resume else None
+            done = so_far.step if so_far and point else 0
+            if w.main and done < work.plan.max_steps:
+                size = saving.size_on_disk(trainer)
+                runs.need_space(
+                    run, size if point else 2 * size, "one checkpoint" if point else "a run (two checkpoints)"
+                )
             if w.main:
                 record.write(recipe, dataset, w)
             _announce(work, dataset, w, say)
-            done = 0 if point is None else runs.checkpoints(run)[-1].step
             with terminal.TrainingDisplay(work.plan.max_steps, done, silent=not w.main) as display:
-                reason = Session(run, trainer, _duties(recipe, work, w), display).go(point)
+                reason = Session(run, trainer, duties, display).go(point)
             if w.main:
                 _farewell(run, trainer.step, work.plan.max_steps, reason)
         return reason
@@ -170,7 +176,7 @@ def _duties(recipe: Recipe, work: Pretraining, world: World) -> Duties:
 
 def _sampler(recipe: Recipe, work: Pretraining) -> Callable[[nn.Module], list[dict[str, Any]]]:
     """The same engine and settings as `gptworks generate`, on the live model, without touching the training stream."""
-    from gptworks.generate.engine import GenerateSettings, generate
+    from gptworks.generate.engine import GenerateSettings, generate, prompt_ids, room
     from gptworks.train.parallel import unwrap
 
     options = recipe.sample
@@ -180,6 +186,8 @@ def _sampler(recipe: Recipe, work: Pretraining) -> Callable[[nn.Module], list[di
         top_k=options.top_k,
         seed=recipe.train.seed,
     )
+    for prompt in options.prompts:  # what is wrong with them is said now, not hours later
+        room(work.model, prompt_ids(work.model, work.tokenizer, prompt), settings)
 
     def sample(model: nn.Module) -> list[dict[str, Any]]:
         return [

@@ -46,6 +46,8 @@ def train(
     options = dataclasses.replace(prepare, sources=sources or prepare.sources)
     if not options.sources or out is None:
         raise ConfigError(f"tokenizer train needs --{'out DIR' if out is None else 'sources FILE_OR_DIR'}")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; give a folder")
     training.check(bpe)
     sample: list[str] = []
     with terminal.err.status("reading texts") as status:

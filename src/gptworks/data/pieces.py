@@ -7,7 +7,6 @@ here, by the parent, and travel to the workers as bytes.
 
 import codecs
 import csv
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -213,7 +212,7 @@ def _csv(file: File, keys: Keys) -> Iterator[tuple[Reading, int]]:
 
 
 def _csv_rows(file: File, keys: Keys) -> Iterator[Document]:
-    csv.field_size_limit(sys.maxsize >> 1)  # the default refuses texts over 128 KiB
+    csv.field_size_limit(2**31 - 1)  # the default refuses texts over 128 KiB
     delimiter = "\t" if file.path.suffix.lower() == ".tsv" else ","
     # A byte that is no UTF-8 is carried along as a surrogate, so that its document can be named.
     with file.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:

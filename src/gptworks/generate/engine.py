@@ -84,7 +84,7 @@ def stream(model: Model, tokenizer: Tokenizer, prompt: str, settings: GenerateSe
             "--beams cannot stream: which beam is best is known at the end only; leave out one of the two"
         )
     ids = prompt_ids(model, tokenizer, prompt)
-    return _stream(model, tokenizer, ids, _room(model, ids, settings), settings)
+    return _stream(model, tokenizer, ids, room(model, ids, settings), settings)
 
 
 def _stream(
@@ -125,7 +125,7 @@ def _piece(sample: int, text: SampleText, id: int, ends: bool, last: bool) -> Pi
 def _by_beams(model: Model, tokenizer: Tokenizer, prompt: str, settings: GenerateSettings) -> list[Sample]:
     settings.check()
     ids = prompt_ids(model, tokenizer, prompt)
-    n_new = _room(model, ids, settings)
+    n_new = room(model, ids, settings)
     with evaluating(model):
         run = Continuation(model, tokenizer.vocab_size, len(ids) + n_new)
         found = search(run, ids, n_new, tokenizer.eos_id, settings)
@@ -160,7 +160,7 @@ def prompt_ids(model: Model, tokenizer: Tokenizer, prompt: str) -> list[int]:
     return ids
 
 
-def _room(model: Model, ids: list[int], settings: GenerateSettings) -> int:
+def room(model: Model, ids: list[int], settings: GenerateSettings) -> int:
     """How many tokens may follow."""
     context = model.config.context
     if len(ids) >= context:

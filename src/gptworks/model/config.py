@@ -137,7 +137,7 @@ def resolve(options: ModelOptions, vocab_size: int) -> ModelConfig:
         shape |= {"bias": ("none",), "activation": "silu", "positions": "rotary"}
     places = shape.get("dropout_at", DROPOUT_PLACES)
     shape["dropout_at"] = tuple(place for place in DROPOUT_PLACES if place in places)
-    shape["bias"] = _biases(shape.get("bias", ("all",)))
+    shape["bias"] = biases(shape.get("bias", ("all",)))
     config = ModelConfig(**derived | shape, frozen_embedding=options.frozen_embedding is not None)
     _check(config)
     return config
@@ -171,7 +171,8 @@ def _check_family(given: dict[str, Any], family: Family, preset: str | None) -> 
                 raise ConfigError(f"model.{name} exists in the {owner} family only; leave it out with {hint}")
 
 
-def _biases(parts: tuple[str, ...]) -> tuple[BiasPart, ...]:
+def biases(parts: tuple[str, ...]) -> tuple[BiasPart, ...]:
+    """The parts that `all`, `none` or a list of some mean."""
     if len(parts) > 1 and {"all", "none"} & set(parts):
         raise ConfigError(f"model.bias={' '.join(parts)} contradicts itself; all and none stand alone")
     return tuple(part for part in BIAS_PARTS if part in parts or "all" in parts)

@@ -40,13 +40,16 @@ class ValidationLoss:
         """`val_loss` in nats per token, `val_bpb` in bits per byte."""
         was_training = model.training
         model.eval()
-        totals = torch.zeros(3, dtype=torch.float64, device=self.world.device)  # loss, targets, bytes
+        model = unwrap(model)  # processes have unequal shares: no one waits for another inside a forward
+        totals = torch.zeros(3, dtype=torch.float64)  # loss, targets, bytes
         mine = self.windows[self.world.rank :: self.world.size]
         with torch.no_grad(), self.precision.autocast():
             for start in range(0, len(mine), self.micro_batch):
                 totals += self._measure(model, mine[start : start + self.micro_batch])
         model.train(was_training)
-        loss, targets, n_bytes = self.world.sum(totals).tolist()
+        if self.world.size > 1:
+            totals = self.world.sum(totals.to(self.world.device))
+        loss, targets, n_bytes = totals.tolist()
         return {"val_loss": loss / targets, "val_bpb": loss / math.log(2) / max(1, n_bytes)}
 
     def _measure(self, model: nn.Module, windows: list[np.ndarray]) -> Tensor:
@@ -54,9 +57,7 @@ class ValidationLoss:
         learned = batch["targets"][batch["targets"] != IGNORE]
         loss = token_loss(model, {name: tensor.to(self.world.device) for name, tensor in batch.items()})
         n_bytes = int(self.token_bytes[learned.numpy()].sum())
-        return torch.tensor(
-            [loss.item(), len(learned), n_bytes], dtype=torch.float64, device=self.world.device
-        )
+        return torch.tensor([loss.item(), len(learned), n_bytes], dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How many rows go through the network at once: what fits, as model/memory.py estimates it, and is worth it."""
 
-from gptworks.errors import ResourceError
+from gptworks.errors import ConfigError, ResourceError
 from gptworks.model import memory
 from gptworks.model.config import ModelConfig
 from gptworks.recipe import Recipe
@@ -18,19 +18,21 @@ def micro_batch(recipe: Recipe, config: ModelConfig, rows: int, precision: Preci
     """Rows of a micro-batch: the recipe's, or the most that fit and are worth it, out of a process's `rows` a step.
 
     Raises:
+        ConfigError: fewer than one row.
         ResourceError: not even one row fits, or what was asked for does not; with the numbers and what would.
     """
     free = memory_available(world.device)
     asked = recipe.train.micro_batch
     if isinstance(asked, int):
-        _must_fit(recipe, config, max(1, min(asked, rows)), precision, free)
-        return max(1, asked)
-    enough = max(1, ENOUGH_TOKENS.get(world.device.type, 8192) // config.context)
-    sizes = [n for n in _divisors(rows) if n <= max(1, enough)]
-    fitting = [n for n in sizes if free is None or estimate(recipe, config, n, precision) <= SHARE * free]
-    if not fitting:
-        _must_fit(recipe, config, 1, precision, free)
-    return max(fitting, default=1)
+        if asked < 1:
+            raise ConfigError(f"train.micro_batch={asked} must be auto or at least 1")
+        _must_fit(recipe, config, min(asked, rows), precision, free)
+        return asked
+    limit = max(1, min(rows, ENOUGH_TOKENS.get(world.device.type, 8192) // config.context))
+    while free is not None and limit > 1 and estimate(recipe, config, limit, precision) > SHARE * free:
+        limit -= 1
+    _must_fit(recipe, config, limit, precision, free)
+    return -(-rows // -(-rows // limit))  # as many cuts, of one size
 
 
 def estimate(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision) -> int:
@@ -47,7 +49,7 @@ def _must_fit(recipe: Recipe, config: ModelConfig, rows: int, precision: Precisi
         return
     words = f"training with {rows} rows of {config.context} tokens at once needs about {need / 1e9:.1f} GB of memory"
     smaller = next(
-        (n for n in reversed(_divisors(rows)) if estimate(recipe, config, n, precision) <= SHARE * free), None
+        (n for n in range(rows, 0, -1) if estimate(recipe, config, n, precision) <= SHARE * free), None
     )
     way_out = (
         f"--train.micro-batch {smaller} would fit"
@@ -55,7 +57,3 @@ def _must_fit(recipe: Recipe, config: ModelConfig, rows: int, precision: Precisi
         else "even one row is too much: take a smaller --model.preset, n-layer, n-embd or context"
     )
     raise ResourceError(f"{words}, and {free / 1e9:.1f} GB are free: {way_out}")
-
-
-def _divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]

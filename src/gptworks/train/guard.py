@@ -64,5 +64,5 @@ class NonFinite:
         if self.in_a_row >= self.patience:
             raise DivergedError(
                 f"the loss or its gradient was not finite in {self.patience} steps in a row, up to step {step}: "
-                "resume from the last checkpoint with a lower --optim.lr, or more --optim.warmup-steps"
+                "begin anew from an earlier checkpoint (--base RUN@step-N --out NEW) with a lower --optim.lr"
             )

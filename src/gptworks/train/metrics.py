@@ -1,6 +1,8 @@
 """A run's log: metrics.jsonl always, TensorBoard and Weights & Biases when asked."""
 
 import json
+import os
+import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,9 +38,11 @@ class Log:
         for sink in self.sinks:
             sink.write(row["step"], row)
 
-    def flush(self) -> None:
-        """Make the rows visible to readers (and safe from a kill)."""
+    def flush(self, *, sync: bool = False) -> None:
+        """Make the rows visible to readers, and so safe from a kill; with `sync`, from a power cut too."""
         self.file.flush()
+        if sync:
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
         self.file.close()
@@ -73,9 +77,11 @@ class Wandb:
             import wandb  # type: ignore[import-not-found] # an extra
         except ImportError:
             raise ConfigError("log.wandb needs wandb: pip install 'gptworks[track]'") from None
-        self.run = wandb.init(
-            project=project, name=run.name, id=run.resolve().name, resume="allow", dir=str(run)
-        )
+        name = run / "wandb-id"
+        if not name.is_file():
+            name.write_text(uuid.uuid4().hex[:12], encoding="ascii")
+        id = name.read_text(encoding="ascii")
+        self.run = wandb.init(project=project, name=run.name, id=id, resume="allow", dir=str(run))
 
     def write(self, step: int, row: dict[str, Any]) -> None:
         self.run.log(row, step=step)

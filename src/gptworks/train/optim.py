@@ -53,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         for (rows, columns), pairs in by_shape.items():
             stacked = torch.cat([update for _, update in pairs])  # (N, rows, columns)
             rate = keep * group["lr"] * math.sqrt(max(1.0, rows / columns))
-            steps = orthogonalise(stacked.to(self.dtype)).to(stacked.dtype) * rate
+            steps = orthogonalise(stacked, self.dtype).to(stacked.dtype) * rate
             for (param, update), step in zip(pairs, steps.split([len(u) for _, u in pairs]), strict=True):
                 param.mul_(1.0 - keep * group["lr"] * group["weight_decay"])
                 param.sub_(step.reshape(update.shape).view(param.shape))
@@ -69,13 +69,14 @@ class Muon(torch.optim.Optimizer):
         return grad.lerp(buffer, momentum)
 
 
-def orthogonalise(x: Tensor) -> Tensor:
+def orthogonalise(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(N, rows, columns) matrices -> the nearest with singular values near 1, by five quintic Newton-Schulz steps."""
     a, b, c = NS_COEFFICIENTS
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    # Normed before it is narrowed: float16 holds neither tiny nor huge gradients.
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-30)).to(dtype)
     for _ in range(NS_STEPS):
         gram = x @ x.mT
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -101,7 +102,7 @@ def make_optimizers(
         lr=options.lr,
         betas=options.betas,
         eps=options.eps,
-        fused=device.type in {"cpu", "cuda", "mps"},
+        fused=device.type in {"cpu", "cuda"},
     )
     return [Muon(matrices, options, dtype), adamw] if matrices else [adamw]
 
@@ -157,6 +158,12 @@ def update(
     if clip:
         divide_by = divide_by * torch.clamp(torch.nan_to_num(norm / divide_by, 0.0, 0.0) / clip, min=1.0)
     for optimizer in optimizers:
-        optimizer.grad_scale, optimizer.found_inf = divide_by, found_inf  # type: ignore[attr-defined]
-        optimizer.step()
+        if isinstance(optimizer, Muon) or optimizer.defaults["fused"]:
+            optimizer.grad_scale, optimizer.found_inf = divide_by, found_inf  # type: ignore[attr-defined]
+            optimizer.step()
+        elif not found_inf:  # waits for the device: only where there is no fused optimizer
+            for param in (param for group in optimizer.param_groups for param in group["params"]):
+                if param.grad is not None:
+                    param.grad.div_(divide_by)
+            optimizer.step()
     return found_inf

@@ -31,7 +31,9 @@ def prepare(model: nn.Module, options: TrainOptions, world: World) -> nn.Module:
     if options.parallel == "none":
         raise ConfigError(f"train.parallel=none, but torchrun started {world.size} processes")
     ids = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
+    )
 
 
 @contextmanager

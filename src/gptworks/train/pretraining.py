@@ -15,7 +15,7 @@ from gptworks.errors import CheckpointError, ConfigError, DataError
 from gptworks.model import checkpoint as models
 from gptworks.model import find
 from gptworks.model.build import Model, build, grow_vocabulary
-from gptworks.model.config import ModelConfig, resolve
+from gptworks.model.config import ModelConfig, biases, resolve
 from gptworks.recipe import Recipe, TrainOptions
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train import fit, precision
@@ -24,6 +24,7 @@ from gptworks.train.tasks import LanguageModelling
 from gptworks.train.trainer import Plan
 from gptworks.world import World
 
+NOT_OF_THE_BASE = ("dropout", "dropout_at", "init_std", "zero_init", "frozen_embedding", "preset")
 DROPOUT = ("dropout", "dropout_at")
 """What may differ from the base: it does not touch the weights."""
 
@@ -44,15 +45,17 @@ class Pretraining:
     """The validation windows."""
 
 
-def settle(recipe: Recipe, dataset: Dataset, world: World) -> Pretraining:
+def settle(recipe: Recipe, dataset: Dataset, world: World, *, resumed: Path | None = None) -> Pretraining:
     """Check the recipe against the Dataset and this machine, and build the model.
+
+    A run that was begun from a base MODEL and is `resumed` from a checkpoint needs that MODEL no more.
 
     Raises:
         ConfigError, DataError, CheckpointError: the parts do not fit together.
         ResourceError: the run would not fit into memory.
     """
     tokenizer = dataset.tokenizer()
-    base = None if recipe.base is None else find.resolve(recipe.base)
+    base = None if recipe.base is None else resumed or find.resolve(recipe.base)
     config = resolve(recipe.model, dataset.vocab_size) if base is None else base_config(recipe, dataset, base)
     split = dataset.split("train")
     if split is None:
@@ -63,14 +66,17 @@ def settle(recipe: Recipe, dataset: Dataset, world: World) -> Pretraining:
         choose_batch(recipe.train, split.n_tokens, config.context),
     )
     numbers = precision.choose(recipe.train.precision, world.device)
-    rows = max(1, len(order.rows(0)) // world.size)
+    rows = max(1, -(-batch // config.context) // world.size)
+    if recipe.train.skip_first >= config.context:
+        raise ConfigError(
+            f"train.skip_first={recipe.train.skip_first} leaves nothing to learn of rows of {config.context} tokens"
+        )
     micro_batch = fit.micro_batch(recipe, config, rows, numbers, world)  # before anything large is made
     plan = Plan(steps, micro_batch, recipe.train.seed, numbers)
     val = dataset.split("val")
+    longest = min(config.context, val.n_tokens - 1) if val else 0
     windows = (
-        fixed_windows(val, min(config.context, val.n_tokens - 1), recipe.eval.tokens)
-        if val and val.n_tokens > 1
-        else []
+        fixed_windows(val, longest, recipe.eval.tokens) if val and longest > recipe.train.skip_first else []
     )
     evaluate = None
     if windows:
@@ -98,7 +104,8 @@ def base_config(recipe: Recipe, dataset: Dataset, base: Path) -> ModelConfig:
         )
     have = models.read_config(base)
     for name, value in vars(recipe.model).items():
-        if value is not None and name not in DROPOUT and getattr(have, name, value) != value:
+        value = biases(value) if name == "bias" and value is not None else value
+        if value is not None and name not in NOT_OF_THE_BASE and getattr(have, name, value) != value:
             raise ConfigError(
                 f"model.{name}={value} contradicts {recipe.base}, where it is {getattr(have, name)}"
             )

@@ -65,7 +65,7 @@ def resolved(recipe: Recipe, work: Pretraining) -> Recipe:
 def write(
     recipe: Recipe, dataset: Material, world: World, ignores: frozenset[str] = PRETRAINING_IGNORES
 ) -> None:
-    """recipe.toml and environment.json. The environment of the newest start wins; earlier ones are kept behind it."""
+    """recipe.toml and environment.json. Of the newest start."""
     assert recipe.out is not None
     recipe.out.mkdir(parents=True, exist_ok=True)
     tables = as_tables(recipe)

@@ -8,6 +8,7 @@ step-001000/config.json model.safetensors tokenizer.json ...     transformers op
 
 import errno
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,9 @@ def save(
 
 def _disk_full(error: Exception) -> bool:
     # safetensors wraps the system's error in its own, as text
-    return getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "os error 28" in str(error)
+    said = re.search(r"os error (\d+)", str(error))
+    number = int(said[1]) if said else getattr(error, "errno", None)
+    return number in {errno.ENOSPC, getattr(errno, "EDQUOT", None), 112}  # 112: Windows' ERROR_DISK_FULL
 
 
 def load(folder: Path, trainer: Trainer) -> Progress:

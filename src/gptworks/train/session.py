@@ -5,6 +5,7 @@ everything up to n, and resuming throws away the rows after it and does that wor
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -109,8 +110,11 @@ class Session:
         self._non_finite.in_a_row = progress.non_finite
         self._log = None
         if self.trainer.world.main:
-            runs.cut_rows(self.run / "samples.jsonl", progress.step)
-            self._log = Log(self.run, self.duties.log, from_step=progress.step)
+            since = (
+                -1 if resume_from is None else progress.step
+            )  # what was measured at its start is measured again
+            runs.cut_rows(self.run / "samples.jsonl", since)
+            self._log = Log(self.run, self.duties.log, from_step=since)
         return progress
 
     def _after(self, report: StepReport) -> bool:
@@ -160,10 +164,10 @@ class Session:
         """Read the losses of the steps since the last look, and write their rows."""
         now = time.monotonic()
         seconds = max(1e-9, now - self._since - self._paused)
-        tokens = sum(report.tokens for report in self._pending)
+        tokens = sum(int(report.tokens.item()) for report in self._pending)
         rate = tokens / seconds
         for report in self._pending:
-            self._tokens += report.tokens
+            self._tokens += int(report.tokens.item())
             skipped = bool(report.skipped.item())
             row = {
                 "step": report.step,
@@ -202,7 +206,7 @@ class Session:
             self._log.write(row)
             self._log.flush()
             self.display.step(row)
-        improved = self._best is None or scores["val_loss"] < self._best
+        improved = self._best is None or not self._best <= scores["val_loss"]  # so that any number beats NaN
         if improved:
             self._best = scores["val_loss"]
         return improved and step > 0
@@ -214,10 +218,14 @@ class Session:
         with (self.run / "samples.jsonl").open("a", encoding="utf-8") as file:
             for sample in samples:
                 file.write(json.dumps({"step": step} | sample) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         self.display.note(f"step {step}: {samples[0]['prompt']}{samples[0]['text']}"[:300] if samples else "")
 
     def _save(self, *, kept: bool) -> None:
         step = self.trainer.step
+        if self._log is not None:
+            self._log.flush(sync=True)  # a checkpoint must not outlive the rows before it
         if self.trainer.world.main:
             saving.save(
                 self.run,
@@ -256,8 +264,10 @@ def resume_point(run: Path, note: Callable[[str], None], *, clear: bool) -> Path
     if clear:
         runs.clear_drafts(run)
     checkpoint, passed = runs.newest_good(run)
-    for words in passed:
+    for folder, words in passed.items():
         note(f"{words}; going back to the one before")
+        if clear and checkpoint is not None:
+            runs.put_aside(folder)
     if checkpoint is None and passed:
         raise CheckpointError(f"every checkpoint of {run} is damaged; give another --out to start again")
     return None if checkpoint is None else checkpoint.path

@@ -69,7 +69,7 @@ class StepReport:
     skipped: Tensor
     """1 if the gradient was not finite and nothing was changed."""
     lr: float
-    tokens: int
+    tokens: Tensor
     """Tokens read, over all devices."""
 
 
@@ -95,7 +95,8 @@ class Trainer:
         torch.manual_seed(derive_seed(self.plan.seed, self.step, self.world.rank))  # dropout
         batches = [self._on_device(batch) for batch in batches]
         counts = torch.stack([(batch["targets"] != IGNORE).sum() for batch in batches])
-        targets = self.world.sum(counts.sum().float())
+        read = torch.tensor(float(sum(batch["ids"].numel() for batch in batches)), device=self.world.device)
+        targets, tokens = self.world.sum(torch.stack([counts.sum().float(), read]))
         scale = 1.0 if self.loss_scale is None else self.loss_scale.scale
 
         self.model.train()
@@ -128,7 +129,7 @@ class Trainer:
             grad_norm=norm,
             skipped=skipped,
             lr=self.options.lr * factor,
-            tokens=sum(batch["ids"].numel() for batch in batches) * self.world.size,
+            tokens=tokens,
         )
 
     def micro_batches(self, step: int) -> list[Batch]:
@@ -142,8 +143,8 @@ class Trainer:
         return [self.task.batch(mine[start : start + size]) for start in range(0, len(mine), size)]
 
     def _on_device(self, batch: Batch) -> Batch:
-        if self.world.device.type == "cpu":
-            return batch
+        if self.world.device.type != "cuda":
+            return {name: tensor.to(self.world.device) for name, tensor in batch.items()}
         return {
             name: tensor.pin_memory().to(self.world.device, non_blocking=True)
             for name, tensor in batch.items()
