@@ -10,7 +10,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +138,10 @@ def read_bandwidth(device: Any) -> float:
     return best
 
 
-def measure(options: argparse.Namespace, folder: Path, weights: int, bandwidth: float) -> dict[str, Any]:
-    """The whole table: by dtype and samples, then contender."""
-    table: dict[str, Any] = {}
+def measure(
+    options: argparse.Namespace, folder: Path, weights: int, bandwidth: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Dtype and number of samples -> contender -> figures, one after the other."""
     for dtype in options.dtypes:
         floor = weights * (4 if dtype == "fp32" else 2) / bandwidth
         for samples in options.samples:
@@ -154,9 +155,7 @@ def measure(options: argparse.Namespace, folder: Path, weights: int, bandwidth: 
             for row in good.values():
                 row["bandwidth_share"] = floor / row["seconds_per_token"]
             _compare(good)
-            table[f"{dtype} x {samples}"] = rows
-            show(f"{dtype} x {samples}", rows)
-    return table
+            yield f"{dtype} x {samples}", rows
 
 
 def _compare(rows: dict[str, dict[str, Any]]) -> None:
@@ -188,7 +187,7 @@ def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Run the contenders in turns and write the table."""
+    """Run the contenders in turns and write the table, anew after each number of samples."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--preset", default="gpt2")
     parser.add_argument("--vocab-size", type=int, default=50257)
@@ -217,11 +216,16 @@ def main() -> None:
     bandwidth = read_bandwidth(device)
     with tempfile.TemporaryDirectory() as scratch:
         weights, prompt = write_model(options.preset, options.n_layer, options.vocab_size, Path(scratch))
-        table = measure(options, Path(scratch), weights, bandwidth)
-    facts = {name: getattr(options, name) for name in ("preset", "n_layer", "vocab_size", "tokens")}
-    facts |= {"prompt_tokens": prompt, "temperature": TEMPERATURE, "top_k": TOP_K}
-    facts |= {"weights_read_a_token": weights, "read_bandwidth": bandwidth}
-    print(machine.write("generate", facts | {"table": table}, options.out))
+        facts = {name: getattr(options, name) for name in ("preset", "n_layer", "vocab_size", "tokens")}
+        facts |= {"prompt_tokens": prompt, "temperature": TEMPERATURE, "top_k": TOP_K}
+        facts |= {"weights_read_a_token": weights, "read_bandwidth": bandwidth}
+        table: dict[str, Any] = {}
+        file = None
+        for title, rows in measure(options, Path(scratch), weights, bandwidth):
+            show(title, rows)
+            table[title] = rows
+            file = machine.write("generate", facts | {"table": table}, options.out)
+    print(file)
     if any("failed" in row for rows in table.values() for row in rows.values()):
         raise SystemExit(1)
 
