@@ -106,7 +106,7 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
     greedy = run(1, min(32, tokens), 0.0)[0]  # also warms up
     run(samples, tokens, TEMPERATURE)
     times: list[float] = []
-    end = time.perf_counter() + case["seconds"]
+    end, cpu = time.perf_counter() + case["seconds"], time.process_time()
     while len(times) < 2 or time.perf_counter() < end:
         start = time.perf_counter()
         made = run(samples, tokens, TEMPERATURE)
@@ -118,6 +118,7 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
     return {
         "tokens_per_second": samples * tokens / seconds,
         "seconds_per_token": seconds / tokens,
+        "cpu_seconds_per_token": (time.process_time() - cpu) / len(times) / tokens,
         "peak_memory": peak_memory(device) or 0,
         "memory_estimated": sum(parts.values()),
         "repeats": len(times),
@@ -178,7 +179,8 @@ def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
             continue
         print(
             f"{title:<10} {name:<20} {row['tokens_per_second']:>9,.1f} tok/s  "
-            f"{row['seconds_per_token'] * 1e3:8.2f} ms/token  "
+            f"{row['seconds_per_token'] * 1e3:8.2f} ms/token "
+            f"({row['cpu_seconds_per_token'] * 1e3:.2f} of CPU)  "
             f"{row['bandwidth_share']:6.1%} of bandwidth  {row['peak_memory'] / 1e9:.2f} GB "
             f"(estimated {row['memory_estimated'] / 1e9:.2f})  {row.get('speed_ratio', 1):.2f}x  "
             f"greedy agrees for {row.get('greedy_agree', 0)}",

@@ -111,7 +111,8 @@ def show(size: str, rows: dict[str, dict[str, Any]]) -> None:
             print(f"{size:<11} {name:<22} {row['failed']}")
             continue
         said = (
-            f"{size:<11} {name:<22} {row['tokens_per_second']:>9,.0f} tok/s {row['seconds_per_step'] * 1e3:>9,.1f} ms  "
+            f"{size:<11} {name:<22} {row['tokens_per_second']:>9,.0f} tok/s {row['seconds_per_step'] * 1e3:>9,.1f} ms "
+            f"({row['cpu_seconds_per_step'] * 1e3:,.1f} of CPU)  "
             f"MFU {row['mfu']:5.1%}  outside {row['share_outside']:5.1%}  {row['peak_memory'] / 1e9:6.2f} GB"
         )
         if "speed_ratio" in row:

@@ -10,5 +10,6 @@ def test_generation_is_of_the_same_weights(benchmark):
         assert row["tokens_per_second"] == pytest.approx(2 / row["seconds_per_token"])
         floor = 4 * result["weights_read_a_token"] / result["read_bandwidth"]
         assert row["bandwidth_share"] == pytest.approx(floor / row["seconds_per_token"])
+        assert row["cpu_seconds_per_token"] > 0
         assert row.keys() >= {"peak_memory", "memory_estimated", "speed_ratio"}
     assert table["transformers"]["speed_ratio"] == 1

@@ -1,6 +1,15 @@
 import pytest
 
-STEP = {"seconds_per_step", "tokens_per_second", "share_outside", "mfu", "peak_memory", "rows", "precision"}
+STEP = {
+    "seconds_per_step",
+    "cpu_seconds_per_step",
+    "tokens_per_second",
+    "share_outside",
+    "mfu",
+    "peak_memory",
+    "rows",
+    "precision",
+}
 QUICK = ("--sizes", "tiny", "--seconds", "0.1", "--rounds", "1")
 
 OUTSIDER = """
@@ -23,6 +32,7 @@ def test_ours_and_an_outsider_are_in_one_table(benchmark, tmp_path):
     for row in (ours, theirs):
         assert row["tokens_per_second"] == pytest.approx(4 * 32 / row["seconds_per_step"])
         assert 0 <= row["share_outside"] < 1
+        assert row["cpu_seconds_per_step"] > 0
     mfu = ours["tokens_per_second"] * flops_per_token() / result["gemm_peak_flops"]
     assert ours["mfu"] == pytest.approx(mfu)
 
