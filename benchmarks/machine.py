@@ -22,7 +22,7 @@ def facts() -> dict[str, Any]:
     device = default_device()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
+        "commit": _commit(),
         "device": describe(device),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -47,6 +47,15 @@ def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
     file = folder / f"{whole['date'][:10]}-{name}-{slug.strip('-')}.json"
     file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return file
+
+
+def _commit() -> str | None:
+    """With a plus, if something is not committed; None in a copy that git knows nothing of."""
+    try:
+        commit = _git("rev-parse", "--short", "HEAD")
+        return commit + ("+" if _git("status", "--porcelain") else "") if commit else None
+    except FileNotFoundError:  # no git
+        return None
 
 
 def _git(*words: str) -> str:

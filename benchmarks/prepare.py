@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with GPT-2's vocabulary")
     parser.add_argument("--map-mb", type=float, default=4, help="how much text datasets.map is given")
+    parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
     options = parser.parse_args()
 
     from datasets import Dataset, disable_progress_bars
@@ -99,9 +100,8 @@ def main() -> None:
         rates["datasets.map"] = size / seconds
     for name, rate in rates.items():
         print(f"{name:<18} {rate:8.1f} MB/s   {rates['gptworks prepare'] / rate:6.1f}x")
-    print(
-        machine.write("prepare", {"file": options.file.name, "megabytes": mb, "megabytes_per_second": rates})
-    )
+    result = {"file": options.file.name, "megabytes": mb, "megabytes_per_second": rates}
+    print(machine.write("prepare", result, options.out))
 
 
 if __name__ == "__main__":

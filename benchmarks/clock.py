@@ -1,0 +1,70 @@
+"""Time of training steps, without making a GPU wait: there, marks are events in its queue."""
+
+import itertools
+import statistics
+import time
+from typing import Any
+
+import torch
+
+WARM_UP = 2
+"""Steps before the first that counts: memory is taken, kernels are chosen and compiled."""
+
+
+class Enough(Exception):  # noqa: N818 - no error: a loop that has no other way out is left by it
+    """The time is over."""
+
+
+class Clock:
+    """Marks where a step begins its forward pass and where its update is done."""
+
+    def __init__(self, device: torch.device, seconds: float) -> None:
+        """Runs for `seconds` after the warm-up, and for three steps at least."""
+        self.device, self.seconds = device, seconds
+        self._starts: list[Any] = []
+        self._cpu: list[float] = []
+        self._ends: list[Any] = []
+        self._deadline = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether the steps are enough."""
+        return len(self._ends) >= WARM_UP + 3 and time.perf_counter() > self._deadline
+
+    def start(self) -> None:
+        """The forward pass begins."""
+        if len(self._starts) == WARM_UP:
+            self._deadline = time.perf_counter() + self.seconds
+        self._starts.append(self._now())
+        self._cpu.append(time.process_time())
+
+    def end(self) -> None:
+        """The update is done."""
+        self._ends.append(self._now())
+
+    def figures(self) -> dict[str, float | int]:
+        """From step to step: the median; and which part of it lies between an update and the next forward.
+
+        The processors' time, all threads together, says more than the clock's where a machine is shared.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        starts, ends = self._starts[WARM_UP : len(self._ends)], self._ends[WARM_UP:]
+        whole = [self._between(a, b) for a, b in itertools.pairwise(starts)]
+        outside = [self._between(a, b) for a, b in zip(ends, starts[1:], strict=False)]
+        return {
+            "seconds_per_step": statistics.median(whole),
+            "cpu_seconds_per_step": (self._cpu[len(starts) + WARM_UP - 1] - self._cpu[WARM_UP]) / len(whole),
+            "share_outside": sum(outside) / sum(whole),
+            "steps": len(whole),
+        }
+
+    def _now(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _between(self, a: Any, b: Any) -> float:
+        return a.elapsed_time(b) / 1000 if self.device.type == "cuda" else b - a
