@@ -52,16 +52,15 @@ def quickstart(
 
     Nothing is downloaded. Run it again to go on where it stopped.
     """
-    from gptworks.commands.pretrain import STOPPED, train_run
+    from gptworks.commands.pretrain import train_run
+    from gptworks.commands.start import finish
     from gptworks.report import terminal
 
     say, began = terminal.say, time.monotonic()
     dataset = _dataset(out, say)
     run = out / "run"
     recipe = _planned(run, dataset, minutes * 60, say)
-    reason = train_run(recipe, resume=True)
-    if reason not in {None, "train.max_hours"}:
-        raise SystemExit(STOPPED)
+    finish(train_run(recipe, resume=True))
     _show(run, dataset)
     print(f"\nThat took {terminal.clock(time.monotonic() - began)}. What to type next:")
     print(f"  gptworks generate {run} --prompt 'def read_' --samples 3")
