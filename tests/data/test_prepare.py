@@ -239,6 +239,30 @@ def test_a_named_source_is_validation(corpus, texts, tokenizer, tmp_path, ids_of
     assert dataset.splits["train"].n_documents == len(texts)
 
 
+@pytest.mark.parametrize("named", ["val-*.jsonl", "sub/val-1.jsonl", "val-1.jsonl", "PATH"])
+def test_a_named_shard_of_a_folder_is_validation(named, tokenizer, tmp_path, ids_of):
+    folder = tmp_path / "shards"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a-train-0.jsonl", "sub/val-1.jsonl", "z-train-1.jsonl"):
+        lines = [json.dumps({"text": f"{name} {number}"}) for number in range(4)]
+        (folder / name).write_text("\n".join(lines))
+    shard = (folder / "sub/val-1.jsonl").as_posix() if named == "PATH" else named
+    chosen = options(folder, val_by="source", val_source=(shard,), weights=(2.0,))
+    dataset = prepare(chosen, tokenizer, tmp_path / "out")
+    texts = {
+        split: [tokenizer.decode(ids[:-1]) for ids in ids_of(dataset, split)] for split in dataset.splits
+    }
+    assert texts["val"] == [f"sub/val-1.jsonl {number}" for number in range(4)]
+    assert texts["train"] == [
+        f"{name} {number}"
+        for name in ("a-train-0.jsonl", "z-train-1.jsonl")
+        for number in range(4)
+        for _ in range(2)
+    ]
+    with pytest.raises(DataError, match="val_source"):
+        prepare(options(folder, val_by="source", val_source=(str(folder),)), tokenizer, tmp_path / "out")
+
+
 @pytest.mark.parametrize("val_by", ["hash", "tail"])
 @pytest.mark.parametrize("marks", ["eos-after", "bos-eos", "none"])
 def test_a_lone_text_is_split_by_its_tokens_and_that_is_said(val_by, marks, tokenizer, tmp_path, ids_of):

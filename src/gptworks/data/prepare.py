@@ -23,7 +23,7 @@ from gptworks.data.dataset import FORMAT, MANIFEST, UNFINISHED, VERSION, Dataset
 from gptworks.data.encoding import Encoder
 from gptworks.data.intake import Intake, Progress, Report, Taken, n_workers, text_size
 from gptworks.data.selection import Selection, Tally
-from gptworks.data.sources import Source, find
+from gptworks.data.sources import Source, find_all
 from gptworks.data.workers import Workers
 from gptworks.errors import DataError, ResourceError, UserError
 from gptworks.recipe import PrepareOptions
@@ -41,7 +41,7 @@ def prepare(
         ResourceError: the disk is full, or a worker was killed. What is finished is kept.
     """
     checks.check_options(options, tokenizer)
-    sources = [find(name, options) for name in options.sources]
+    sources = find_all(options)
     checks.check_sources(sources, options)
     inputs = checks.describe(options, sources, tokenizer)
     if (out / MANIFEST).exists():
@@ -185,7 +185,7 @@ class _Work:
             for name in ("train", "val")
         )
         placer = assembly.Placer(train, val, encoder)
-        selection = Selection([taken.paths for taken in self.taken], self.options)
+        selection = Selection(self.sources, [taken.paths for taken in self.taken], self.options)
         tallies = [Tally() for _ in self.sources]
 
         def plans() -> Iterator[assembly.Plan]:
