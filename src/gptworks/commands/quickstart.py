@@ -190,12 +190,13 @@ def _show(run: Path, dataset: Dataset) -> None:
     )  # those the run was measured on
     unigram = unigram_loss(train, windows, dataset.vocab_size)
     plots.loss_curve(run, baselines={"unigram": unigram})
+    scores = {
+        "untrained model": first["val_loss"],
+        "how often each token occurs": unigram,
+        "this model": last["val_loss"],
+    }
     print("\nOn held-out modules               nats per token   bits per byte")
-    for name, nats in (
-        ("untrained model", first["val_loss"]),
-        ("how often each token occurs", unigram),
-        ("this model", last["val_loss"]),
-    ):
+    for name, nats in scores.items():
         print(f"  {name:<32}{nats:>10.3f} {nats * per_token:>15.3f}")
     print(
         f"  (the logarithm of {dataset.vocab_size} tokens is {math.log(dataset.vocab_size):.3f}; "
@@ -204,7 +205,14 @@ def _show(run: Path, dataset: Dataset) -> None:
     folder = runs.find_checkpoint(run)
     model, tokenizer = checkpoint.load(folder), dataset.tokenizer()
     print("\nWhat it writes (prompt in front of ▸):")
+    samples = []
     for seed, prompt in enumerate(PROMPTS):
         settings = GenerateSettings(max_tokens=80, temperature=0.7, top_k=50, seed=seed)
         for sample in generate(model, tokenizer, prompt, settings):
+            samples.append({"prompt": prompt, "text": sample.text})
             print("\n" + prompt + "▸" + sample.text.rstrip())
+    result = {name: {"nats": nats, "bits_per_byte": nats * per_token} for name, nats in scores.items()}
+    (run / "results").mkdir(exist_ok=True)
+    runs.write_json(
+        run / "results" / "quickstart.json", {"split": "val", "scores": result, "samples": samples}
+    )

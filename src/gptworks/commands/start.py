@@ -92,6 +92,8 @@ def start(recipe: Recipe, settle: Callable[[Recipe, World, Path | None], Job], *
         job = settle(record.adopt(recipe) if resume else recipe, w, so_far.path if so_far else None)
         if resume:
             record.check_same(job.recipe, job.material, say, job.ignores)
+        if parallel.compiles(job.recipe.train, w) and (reason := parallel.why_not_compiled(w.device)):
+            say(f"torch.compile does not work here ({reason}): going on without it")
         model = parallel.prepare(job.model, job.recipe.train, w)
         trainer = Trainer(model, job.task, job.plan, job.recipe.optim, w)
         with runs.locked(run, hold=w.main):
