@@ -12,11 +12,12 @@ import zstandard
 from tiktoken.load import load_tiktoken_bpe
 from tiktoken_ext.openai_public import r50k_pat_str
 
+from gptworks import runs
 from gptworks.data import pieces, selection
-from gptworks.data.dataset import Dataset
+from gptworks.data.dataset import UNFINISHED, Dataset
 from gptworks.data.intake import Progress
 from gptworks.data.prepare import prepare
-from gptworks.errors import DataError
+from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import PrepareOptions
 from gptworks.text.tokenizer import Tokenizer
 
@@ -377,3 +378,13 @@ def test_real_books_are_encoded_as_tiktoken_does(shared_data, tmp_path, ids_of):
     lines = zstandard.decompress(source.read_bytes(), max_output_size=1 << 28).splitlines()
     expected = [[*reference.encode_ordinary(json.loads(line)["text"])[:20_000], 50256] for line in lines]
     assert sorted(ids_of(dataset, "train") + ids_of(dataset, "val")) == sorted(expected)
+
+
+def test_a_second_prepare_into_a_folder_is_refused_and_takes_nothing_away(corpus, tokenizer, tmp_path):
+    folder = tmp_path / "out" / UNFINISHED
+    with runs.locked(folder):
+        with pytest.raises(ConfigError, match=r"in use by process \d+"):
+            prepare(options(corpus), tokenizer, tmp_path / "out")
+        assert (folder / "lock").is_file()
+    assert prepare(options(corpus), tokenizer, tmp_path / "out").split("train")
+    assert not folder.exists()

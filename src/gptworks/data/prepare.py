@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gptworks import __version__
+from gptworks import __version__, runs
 from gptworks.data import assembly, checks
 from gptworks.data.dataset import FORMAT, MANIFEST, UNFINISHED, VERSION, Dataset, fingerprint
 from gptworks.data.encoding import Encoder
@@ -85,20 +85,20 @@ class _Work:
     def folder(self, inputs: dict[str, Any]) -> Iterator[None]:
         """Work in `unfinished`, and remove it when all is done. What was interrupted is kept, if there is anything."""
         self._enter(inputs)
-        try:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            _write_json(self.parts / JOURNAL, inputs | {"on_error": self.options.on_error})
-            yield
-        except OSError as error:
-            for path in self.parts.glob("*.partial"):  # of workers that were stopped while they wrote
-                path.unlink()
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ResourceError(self._no_space()) from None
-            raise DataError(f"{error.filename or self.out}: {error.strerror or error}") from None
-        except UserError:
-            if not self._any_parts():
-                self._discard()
-            raise
+        with runs.locked(self.parts):  # before anything may be thrown away: it may be another's work
+            try:
+                _write_json(self.parts / JOURNAL, inputs | {"on_error": self.options.on_error})
+                yield
+            except OSError as error:
+                for path in self.parts.glob("*.partial"):  # of workers that were stopped while they wrote
+                    path.unlink()
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise ResourceError(self._no_space()) from None
+                raise DataError(f"{error.filename or self.out}: {error.strerror or error}") from None
+            except UserError:
+                if not self._any_parts():
+                    self._discard()
+                raise
         shutil.rmtree(self.parts, ignore_errors=True)
 
     def _enter(self, inputs: dict[str, Any]) -> None:
