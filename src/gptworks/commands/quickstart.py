@@ -140,7 +140,8 @@ def _planned(run: Path, dataset: Dataset, seconds: float, say: Callable[[str], N
     steps = max(20, round(seconds / _seconds_per_step(recipe, dataset)))
     return dataclasses.replace(
         recipe,
-        train=dataclasses.replace(recipe.train, max_steps=steps),
+        # Counted for the time asked for; but a machine that gets busy must not keep a person waiting for ever.
+        train=dataclasses.replace(recipe.train, max_steps=steps, max_hours=1.4 * seconds / 3600),
         eval=dataclasses.replace(recipe.eval, every=max(10, steps // 8)),
     )
 
