@@ -141,7 +141,7 @@ def _planned(run: Path, dataset: Dataset, seconds: float, say: Callable[[str], N
     return dataclasses.replace(
         recipe,
         # Counted for the time asked for; but a machine that gets busy must not keep a person waiting for ever.
-        train=dataclasses.replace(recipe.train, max_steps=steps, max_hours=1.4 * seconds / 3600),
+        train=dataclasses.replace(recipe.train, max_steps=steps, max_hours=(1.3 * seconds + 20) / 3600),
         eval=dataclasses.replace(recipe.eval, every=max(10, steps // 8)),
     )
 
