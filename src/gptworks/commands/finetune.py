@@ -101,6 +101,7 @@ def _settle(
         farewell=lambda trainer, reason: _farewell(
             recipe, work, trainer, reason, alone=one_of_several is None
         ),
+        memory=work.memory,
     )
 
 

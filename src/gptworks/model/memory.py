@@ -63,14 +63,17 @@ def finetuning(
     crossed = blocks[_first_crossed(model, blocks) :]  # by gradients, on their way back
     linear = [layer for block in crossed for layer in block.modules() if isinstance(layer, nn.Linear)]
     adapted = [layer for layer in linear if isinstance(layer, LoraLinear)]
-    widened = sum(layer.weight.numel() for layer in linear if isinstance(layer.weight, Tensor))
+    matrices = [layer.weight for layer in linear if isinstance(layer.weight, Tensor)]
+    # Autocast keeps its copies of what is trained until the forward pass is over; backward keeps those of the rest.
+    kept = sum(m.numel() for m in matrices if m.requires_grad or not checkpointed)
+    passing = sum(m.numel() for m in matrices if not m.requires_grad and checkpointed) // max(1, len(crossed))
     extra = sum(layer.rank + (layer.in_features if layer.dropout else 0) for layer in adapted) / max(
         1, len(crossed)
     )
     layer = _per_layer(config, narrow) + int(narrow * extra)
     return {
         "weights": sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
-        "weights in the narrow type": 0 if narrow == 4 else narrow * widened,
+        "weights in the narrow type": 0 if narrow == 4 else narrow * (kept + passing),
         "gradients": trained,
         "optimizer": 2 * trained,
         "activations": tokens * (_kept(config, len(crossed), layer, checkpointed) if crossed else 0),
