@@ -164,6 +164,35 @@ def test_an_adapter_and_its_head_are_peft_s(family, byte_tokenizer, tmp_path):
         assert close(there(batch["ids"]).logits, ours)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft, of transformers
+@FAMILIES
+def test_a_classifier_s_adapter_that_peft_trained_is_loaded_with_its_head(family, byte_tokenizer, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    checkpoint.save(tiny(family), tmp_path / "base", byte_tokenizer)
+    torch.manual_seed(0)
+    there = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "base", num_labels=3, pad_token_id=END
+    )
+    targets = ["c_attn", "c_fc"] if family == "gpt2" else ["q_proj", "up_proj"]
+    there = get_peft_model(
+        there,
+        LoraConfig(task_type="SEQ_CLS", r=3, target_modules=targets, fan_in_fan_out=family == "gpt2"),
+    )
+    optimizer = torch.optim.AdamW([p for p in there.parameters() if p.requires_grad], lr=0.1)
+    batch = classifier.collate(texts(), END)
+    for _ in range(3):
+        there(batch["ids"], labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    there.save_pretrained(tmp_path / "theirs")
+    ours = classifier.load(tmp_path / "theirs")
+    assert ours.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    with torch.no_grad():
+        assert close(classifier.predict(ours, texts(), END), there.eval()(batch["ids"]).logits)
+
+
 def test_a_language_model_is_no_classifier(tmp_path):
     checkpoint.save(tiny(), tmp_path / "lm")
     with pytest.raises(CheckpointError, match=r"is no classifier: it has no score\.weight"):

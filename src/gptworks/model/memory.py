@@ -77,8 +77,13 @@ def finetuning(
         "gradients": trained,
         "optimizer": 2 * trained,
         "activations": tokens * (_kept(config, len(crossed), layer, checkpointed) if crossed else 0),
-        "one block's backward": tokens * narrow * 3 * config.n_inner,
+        "one block's backward": tokens * narrow * (3 * config.n_inner + _scores(config)),
     }
+
+
+def _scores(config: ModelConfig) -> int:
+    """Numbers for each token that one block's attention works with where dropout keeps a CPU from fusing it."""
+    return 4 * config.n_head * config.context if config.drop("attention") else 0
 
 
 def logits(config: ModelConfig, tokens: int, *, dtype: Dtype, device: str = "cpu") -> int:

@@ -15,6 +15,9 @@ from gptworks.world import World, memory_available
 ENOUGH_TOKENS = {"cpu": 8192, "cuda": 65_536}
 """Tokens of a micro-batch beyond which the device is busy and more only costs memory."""
 
+LIBRARIES = 250_000_000
+"""Bytes of a CPU process that torch takes for itself when it trains for the first time, and of heap between tensors."""
+
 SHARE = 0.9
 """Part of the free memory that an estimate may fill."""
 
@@ -95,6 +98,8 @@ class FineTuning:
             dtype=dtype,
             checkpointed=self.recipe.train.checkpoint_activations,
         )
+        if device == "cpu":
+            parts["libraries"] = LIBRARIES
         if self.vocabulary:
             parts["logits"] = memory.logits(self.config, lines * width, dtype=dtype, device=device)
         return parts
