@@ -1,6 +1,7 @@
 """Settling a recipe for fine-tuning on labelled texts: what its options come to, once data and model are known."""
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +164,7 @@ def memory_needs(
     """What fit.py asks of a classifier that is to be trained."""
     lengths = sorted((len(row) for row in texts.rows), reverse=True)
 
+    @functools.cache
     def sketch(one: Recipe) -> Classifier:
         return prepared(classifier.on(skeleton(config), labels, seed=0), one)
 
