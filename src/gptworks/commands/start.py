@@ -109,7 +109,7 @@ def start_in(
         point = resume_point(run, say, clear=w.main) if resume else None
         done = so_far.step if so_far and point else 0
         if w.main and done < job.plan.max_steps:
-            size = saving.size_on_disk(trainer)
+            size = saving.size_on_disk(trainer, job.duties.adapted)
             what = "one checkpoint" if point else "a run (two checkpoints)"
             runs.need_space(run, size if point else 2 * size, what)
         if w.main:
@@ -121,7 +121,7 @@ def start_in(
             )
         with terminal.TrainingDisplay(job.plan.max_steps, done, silent=not w.main) as display:
             reason = Session(run, trainer, job.duties, display).go(point)
-        if w.main and job.memory is not None:
+        if w.main and job.memory is not None and done < job.plan.max_steps:
             say(_measured(run, job.memory, held, peak_memory(w.device)))
         if w.main:
             job.farewell(trainer, reason)

@@ -96,6 +96,8 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
     steps = recipe.train.max_steps
     if steps is None:
         steps = max(1, math.ceil(round((recipe.train.epochs or EPOCHS) * task.steps_per_epoch, 6)))
+    if recipe.train.dropout is not None:
+        config = dataclasses.replace(config, dropout=recipe.train.dropout)
     needs = memory_needs(recipe, config, examples.labels, encoded["train"], numbers)
     share = -(-options.batch // world.size)
     micro_batch, memory = fit.finetuning(needs, share, world)  # before anything large is made
