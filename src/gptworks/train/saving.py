@@ -85,10 +85,10 @@ def save(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         if _disk_full(error):
-            free = shutil.disk_usage(run).free / 1e9
+            free, wanted = shutil.disk_usage(run).free / 1e9, size_on_disk(trainer, adapted) / 1e9
             raise ResourceError(
                 f"the disk of {run} is full ({free:.2f} GB free, and a checkpoint takes "
-                f"{size_on_disk(trainer, adapted) / 1e9:.2f} GB): {final.name} could not be saved. Earlier ones are whole: "
+                f"{wanted:.2f} GB): {final.name} could not be saved. Earlier ones are whole: "
                 "free some space, then --resume"
             ) from error
         raise
