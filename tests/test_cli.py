@@ -131,3 +131,29 @@ def test_one_recipe_names_what_each_verb_makes(tmp_path, monkeypatch):
     assert main(["pretrain", "r.toml"]) == 0
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["bpe", "run", "set"]
     assert load(tmp_path / "made" / "run" / "recipe.toml").train.batch_tokens == 64
+
+
+def test_help_of_fine_tuning_says_fine_tuning_s_defaults(capsys):
+    assert main(["finetune", "classify", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert (
+        "--optim.lr FLOAT Peak learning rate of AdamW. With lora.rank, unless given: 5e-4. [default: 5e-05]"
+        in said
+    )
+    assert "Steps between evaluations; 0: only at start and end. [default: 50]" in said
+    assert main(["pretrain", "--help"]) == 0
+    assert "[default: 0.0006]" in capsys.readouterr().out
+
+
+def test_every_way_to_fine_tune_has_those_defaults():
+    import inspect
+
+    from gptworks.cli import build
+    from gptworks.recipe import FinetuneEval, FinetuneOptim
+
+    finetune = build()["finetune"]
+    for name in finetune:
+        if not name.startswith("-"):
+            given = inspect.signature(finetune[name].default_command).parameters
+            assert given["optim"].default == FinetuneOptim(), name
+            assert given["eval"].default == FinetuneEval(), name

@@ -27,9 +27,8 @@ FLAT = {"prepare": "prepare", "tokenizer train": "bpe", "finetune classify": "cl
 MAKES = {"prepare": "data", "tokenizer train": "tokenizer"}
 """The recipe field that names what a verb makes, its --out. (A recipe's own `out` is its run.)"""
 
-FINETUNING = {"lr": 5e-5, "schedule": "linear", "final_lr": 0.0}
-ADAPTING = FINETUNING | {"lr": 5e-4}
-"""[optim] of fine-tuning where nobody says otherwise: the weights themselves, or adapters that start at nothing."""
+ADAPTING = {"optim": {"lr": 5e-4}}
+"""Of fine-tuning with adapters, which start at nothing, where nobody says otherwise."""
 
 LIFE, CARE = Group("The life of a model", sort_key=1), Group("Looking around", sort_key=2)
 
@@ -146,10 +145,9 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
     under = _recipe_of_run(rest) if file is None and "--resume" in rest else file
     given = tables(under) if under else {}
     layers = [layer(_fit(name, given, app), under, name)] if under else []
-    if name.startswith("finetune"):
-        adapts = any(word.startswith("--lora.") for word in rest) or given.get("lora", {}).get("rank", 0)
-        defaults = {"optim": (ADAPTING if adapts else FINETUNING), "eval": {"every": 50}}
-        layers.append(layer(defaults, Path("defaults"), name))
+    adapts = any(word.startswith("--lora.") for word in rest) or given.get("lora", {}).get("rank", 0)
+    if name.startswith("finetune") and adapts:
+        layers.append(layer(ADAPTING, Path("defaults"), name))
     return [*head, *rest], file, layers
 
 

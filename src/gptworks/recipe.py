@@ -97,6 +97,8 @@ class TrainOptions:
     """auto: bf16 where the hardware multiplies in it, else fp16 on a GPU, else fp32. Weights are kept in fp32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile. auto: on a GPU. Falls back, and says so, where it does not work."""
+    checkpoint_activations: bool = False
+    """Keep only what enters a block, and compute the rest again on the way back: a third slower, in far less memory."""
     parallel: Literal["auto", "none", "ddp"] = "auto"
     """How several processes share the work. auto: ddp under torchrun."""
 
@@ -109,7 +111,7 @@ class OptimOptions:
     kind: Literal["adamw", "muon"] = "adamw"
     """muon: Muon for the blocks' matrices, AdamW for embeddings, head, norms and biases."""
     lr: Positive = 6e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW. Default of `finetune`: 5e-5, and 5e-4 with lora.rank."""
     matrix_lr: Positive = 0.02
     """Peak learning rate of Muon's matrices (kind=muon)."""
     momentum: Fraction = 0.95
@@ -126,15 +128,29 @@ class OptimOptions:
     """The gradient's norm is clipped to this; 0 does not clip."""
     schedule: Literal["cosine", "linear", "constant", "wsd", "quarter-cosine"] = "cosine"
     """Shape after warm-up. wsd: constant, then linear over the last optim.cooldown of the run.
-    quarter-cosine: cos(pi/2 * progress), which is zero at decay_steps."""
+    quarter-cosine: cos(pi/2 * progress), which is zero at decay_steps. Default of `finetune`: linear."""
     warmup_steps: NonNegativeInt = 0
     """Steps of linear warm-up; step i has lr * (i + 1) / warmup_steps."""
     decay_steps: PositiveInt | None = None
     """Step at which the decay ends. Default: the last step of the run."""
     final_lr: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.1
-    """Learning rate at the end of the decay, as a fraction of the peak."""
+    """Learning rate at the end of the decay, as a fraction of the peak. Default of `finetune`: 0."""
     cooldown: Annotated[float, Parameter(validator=Number(gt=0, lte=1))] = 0.2
     """With schedule=wsd: share of the run that cools down."""
+
+
+@Parameter(group="optim")
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptim(OptimOptions):
+    """The optimizer and its learning-rate schedule, with the defaults of fine-tuning."""
+
+    lr: Positive = 5e-5
+    """Peak learning rate of AdamW. With lora.rank, unless given: 5e-4."""
+    schedule: Literal["cosine", "linear", "constant", "wsd", "quarter-cosine"] = "linear"
+    """Shape after warm-up. wsd: constant, then linear over the last optim.cooldown of the run.
+    quarter-cosine: cos(pi/2 * progress), which is zero at decay_steps."""
+    final_lr: Annotated[float, Parameter(validator=Number(gte=0, lte=1))] = 0.0
+    """Learning rate at the end of the decay, as a fraction of the peak."""
 
 
 @Parameter(group="lora")
@@ -153,6 +169,9 @@ class LoraOptions:
     Default: attention and MLP of every block."""
     scaling: Literal["standard", "unscaled", "rslora"] = "standard"
     """The adapter's product is multiplied by alpha / rank; unscaled: by alpha; rslora: by alpha / sqrt(rank)."""
+    base_bits: Literal[32, 16, 8, 4] = 32
+    """Bits of an adapted layer's frozen weights while training. 16: bfloat16, the same products where train.precision
+    is bf16. 8 and 4 (QLoRA) need bitsandbytes: pip install 'gptworks[qlora]'."""
 
 
 @Parameter(group="eval")
@@ -161,9 +180,18 @@ class EvalOptions:
     """Validation loss on fixed windows, at start, every so often, and at the end."""
 
     every: NonNegativeInt = 250
-    """Steps between evaluations; 0: only at start and end."""
+    """Steps between evaluations; 0: only at start and end. Default of `finetune`: 50."""
     tokens: PositiveInt = 1_048_576
     """How much of the validation split is used: always the same windows."""
+
+
+@Parameter(group="eval")
+@dataclass(frozen=True, kw_only=True)
+class FinetuneEval(EvalOptions):
+    """Validation on held-out examples, at start, every so often, and at the end."""
+
+    every: NonNegativeInt = 50
+    """Steps between evaluations; 0: only at start and end."""
 
 
 @Parameter(group="save")
@@ -319,6 +347,12 @@ class ClassifyOptions:
     """Longer texts are cut (and counted). Default: the model's context."""
     pair_separator: str = "\n"
     """Text between the two of a pair; may be empty."""
+    tries: PositiveInt = 1
+    """Train this many times with train.seed, the next seed, ...; the best is kept, and mean and deviation are said."""
+    keep_by: Literal[
+        "loss", "accuracy", "balanced_accuracy", "macro_f1", "matthews", "pearson", "spearman"
+    ] = "loss"
+    """The score on validation that says which of the tries is best."""
 
 
 @dataclass(frozen=True, kw_only=True)

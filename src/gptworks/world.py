@@ -137,6 +137,16 @@ def _meminfo_available() -> int | None:
         return None
 
 
+def held_memory(device: torch.device) -> int | None:
+    """Bytes held now: allocated on a GPU, resident for a CPU process; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def peak_memory(device: torch.device) -> int | None:
     """Most bytes held so far: allocated on a GPU, resident for a CPU process."""
     if device.type == "cuda":

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from gptworks import runs
 from gptworks.cli import main
 from gptworks.model import checkpoint, classifier
 from gptworks.recipefile import load
+from tests import hub
 from tests.model.test_lora import tiny
 
 FAST = "--train.max-steps 24 --batch 8 --optim.lr 3e-3 --eval.every 8 --save.every 5 --log.every 3"
@@ -97,6 +99,26 @@ def test_it_learns_and_says_so_in_json(straight):
     assert sum(map(sum, scores["confusion"])) == 32
     assert {"roc_auc", "matthews", "ece", "balanced_accuracy", "mistakes"} <= scores.keys()
     assert (straight / "plots" / "loss.png").is_file()
+    for ending in ("png", "svg"):
+        assert (straight / "plots" / f"classify-test.{ending}").stat().st_size > 10_000
+    assert sum(one["n"] for one in scores["reliability"]) == 32
+    held = json.loads((straight / "results" / "classify-val.json").read_text())["scores"]["last"]
+    said = [
+        row["val_accuracy"] for row in runs.read_rows(straight / "metrics.jsonl") if "val_accuracy" in row
+    ]
+    assert held["accuracy"] == pytest.approx(said[-1])
+    assert (result["kind"], result["labels"], result["truncated"]) == ("classes", ["ham", "spam"], 0)
+
+
+def test_memory_is_said_before_and_measured_after(straight, base, kind):
+    said = json.loads((straight / "results" / "memory.json").read_text())
+    assert said["estimated_total"] == sum(said["estimated"].values())
+    assert said["added"] == said["peak"] - said["held_before"]
+    whole = 4 * sum(param.numel() for param in checkpoint.load(base).parameters())
+    trained = said["estimated"]["gradients"]
+    assert said["estimated"]["weights"] >= whole
+    assert said["estimated"]["optimizer"] == 2 * trained
+    assert trained > 0.9 * whole if not kind else trained < 0.5 * whole
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_bits(base, data, kind, straight, tmp_path):
@@ -225,6 +247,116 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     assert message.format(data=data) in said
     assert said.count("\n") == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ham\thello\n" * 9, "has one class only, ham: nothing to tell apart"),
+        ("ham\t \n" * 9 + "spam\t\n", "holds no example with a text"),
+        ("ham\thello\n" * 9 + "spam\t \n", "has one class only, ham"),
+        ("a,b,c\n1,2,3\n4,5,6\n", "looks like the text; name one with --text: a, b, c"),
+        ("", "holds no rows"),
+    ],
+)
+def test_texts_that_teach_nothing_are_refused(base, tmp_path, capsys, text, message):
+    (tmp_path / "texts").write_text(text)
+    assert gptworks(start(base, tmp_path / "texts", tmp_path / "run")) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_that_training_never_sees_is_refused(base, tmp_path, capsys):
+    (tmp_path / "train.tsv").write_text("label\ttext\n" + "ham\thi\nspam\tho\n" * 9)
+    (tmp_path / "test.tsv").write_text("label\ttext\neggs\thi\n")
+    assert gptworks(start(base, tmp_path, tmp_path / "run")) == 2
+    assert "the labels eggs of test are never seen in training" in capsys.readouterr().err
+
+
+def test_texts_longer_than_the_model_reads_are_cut_and_counted(base, tmp_path, capsys):
+    lines = [f"{'ab'[n % 2]}\t{'word ' * (20 if n % 10 == 0 else 1)}{'ab'[n % 2]}\n" for n in range(60)]
+    (tmp_path / "texts").write_text("".join(lines))
+    assert gptworks(start(base, tmp_path / "texts", tmp_path / "run", "--train.max-steps 2")) == 0
+    assert "6 texts are longer than the model reads and were cut" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run/results/classify-test.json").read_text())["truncated"] == 6
+
+
+def test_an_adapter_beside_another_base_is_refused_and_both_are_named(
+    adapted, tmp_path, byte_tokenizer, capsys
+):
+    other = tmp_path / "other"
+    checkpoint.save(tiny("modern"), other, byte_tokenizer)
+    folder = tmp_path / "adapter"
+    shutil.copytree(runs.find_checkpoint(adapted), folder)
+    file = folder / "adapter_config.json"
+    was = json.loads(file.read_text())["base_model_name_or_path"]
+    file.write_text(file.read_text().replace(was, str(other)))
+    assert gptworks(f"classify {folder} --text x") == 2
+    assert f"{folder} is an adapter for {other}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bits", [16, 4])
+def test_an_adapter_is_trained_beside_a_base_in_few_bits_and_goes_on_the_same(base, data, tmp_path, bits):
+    if bits == 4:
+        pytest.importorskip("bitsandbytes")
+    more = f"--lora.rank 4 --lora.base-bits {bits} --train.checkpoint-activations --save.keep 9"
+    for name in ("one", "two"):
+        assert gptworks(start(base, data, tmp_path / name, more)) == 0
+    for later in [one for one in runs.checkpoints(tmp_path / "two") if one.step > 10]:
+        (later.path / runs.MARKER).unlink()
+    assert gptworks(f"finetune classify --out {tmp_path / 'two'} --resume") == 0
+    assert_same_bits(tmp_path / "one", tmp_path / "two")
+    scores = json.loads((tmp_path / "one/results/classify-test.json").read_text())["scores"]["last"]
+    assert scores["accuracy"] > 0.9
+    assert gptworks(f"classify {tmp_path / 'one'} --text hello") == 0
+
+
+HUB = """---
+configs:
+- config_name: loud
+  data_files:
+  - split: train
+    path: loud/train.parquet
+  - split: validation
+    path: loud/validation.parquet
+  - split: test
+    path: loud/test.parquet
+---
+"""
+
+
+def test_a_dataset_of_the_hub_with_its_splits_and_names_of_classes(base, tmp_path):
+    """The address of the Hub is fixed when its library is imported: a process of its own."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    folder = tmp_path / "hub" / "datasets" / "someone" / "messages"
+    (folder / "loud").mkdir(parents=True)
+    (folder / "README.md").write_text(HUB)
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["quiet", "loud"])})
+    for split, n in {"train": 40, "validation": 10, "test": 6}.items():
+        hidden = split == "test"
+        rows = {
+            "sentence": [f"word {i}{'!!!' if i % 2 else '.'}" for i in range(n)],
+            "label": [-1 if hidden else i % 2 for i in range(n)],
+        }
+        Dataset.from_dict(rows, features=features).to_parquet(folder / "loud" / f"{split}.parquet")
+    line = start(base, "hf:someone/messages:loud", tmp_path / "run", "--train.max-steps 2")
+    wrong = start(base, "hf:someone/nothing", tmp_path / "no", "")
+    with hub.serve(tmp_path / "hub") as endpoint:
+        env = hub.environment(endpoint, tmp_path) | {"PYTHONPATH": ":".join(sys.path)}
+        for words, status in ((line, 0), (wrong, 2)):
+            command = [sys.executable, "-m", "gptworks", *shlex.split(words)]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+            assert done.returncode == status, done.stderr
+    assert "hf:someone/nothing: " in done.stderr
+    result = json.loads((tmp_path / "run/results/classify-test.json").read_text())
+    assert result["labels"] == ["loud", "quiet"]
+    assert result["remarks"] == ["test has no labels and is left out"]
+    held = json.loads((tmp_path / "run/results/classify-val.json").read_text())["scores"]["last"]
+    assert held["n"] == 10
+    assert result["scores"]["last"]["n"] == 8  # a fifth of training's, as the test has no labels
 
 
 @pytest.mark.parametrize("missing", ["model", "data", "out"])

@@ -31,7 +31,8 @@ def theirs(folder):
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     batch = classifier.collate(texts(), END)
-    mask = torch.arange(batch["ids"].shape[1]) < batch["lengths"][:, None]
+    lengths = torch.tensor([len(row) for row in texts()])
+    mask = torch.arange(batch["ids"].shape[1]) < lengths[:, None]
     with torch.no_grad():
         return model.eval(), model(batch["ids"], attention_mask=mask.long()).logits
 
@@ -68,6 +69,38 @@ def test_padding_and_company_do_not_change_a_score():
     together = classifier.predict(model, texts(), END)
     alone = torch.cat([classifier.predict(model, [row], 0) for row in texts()])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+@FAMILIES
+def test_texts_that_share_a_row_do_not_see_each_other(family):
+    """Short ones: 8 rows of 17 are padded, and packed they are fewer tokens."""
+    rows = texts((17, 3, 4, 2, 5, 1, 6, 3), seed=1)
+    model = made(family)
+    alone, shared = (classifier.collate(rows, END, room) for room in (0, 24))
+    assert alone["ids"].shape == (8, 17)
+    assert shared["ids"].numel() < 60 > sum(map(len, rows))
+    with torch.no_grad():
+        torch.testing.assert_close(model(**shared), model(**alone), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_text_has_a_place_of_its_own(seed):
+    chance = np.random.default_rng(seed)
+    lengths = chance.integers(1, 60, 30).tolist()
+    places, (R, T) = classifier.shelve(lengths, 64)
+    taken = np.zeros((R, T), dtype=int)
+    for (line, start), n in zip(places, lengths, strict=True):
+        assert start + n <= T
+        taken[line, start : start + n] += 1
+    assert taken.max() == 1
+    assert (
+        sum(lengths) == taken.sum() >= 0.8 * R * T
+    )  # first-fit decreasing wastes 2/9 at worst, and little here
+
+
+def test_texts_of_one_length_are_not_packed():
+    assert classifier.shelve([9, 9, 9, 8], 64)[1] == (4, 9)
+    assert "segments" not in classifier.collate(texts((9, 9, 9, 8)), END, 64)
 
 
 def test_the_score_is_read_off_the_last_real_token():
@@ -129,6 +162,35 @@ def test_an_adapter_and_its_head_are_peft_s(family, byte_tokenizer, tmp_path):
     batch = classifier.collate(texts(), END)
     with torch.no_grad():
         assert close(there(batch["ids"]).logits, ours)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft, of transformers
+@FAMILIES
+def test_a_classifier_s_adapter_that_peft_trained_is_loaded_with_its_head(family, byte_tokenizer, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    checkpoint.save(tiny(family), tmp_path / "base", byte_tokenizer)
+    torch.manual_seed(0)
+    there = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "base", num_labels=3, pad_token_id=END
+    )
+    targets = ["c_attn", "c_fc"] if family == "gpt2" else ["q_proj", "up_proj"]
+    there = get_peft_model(
+        there,
+        LoraConfig(task_type="SEQ_CLS", r=3, target_modules=targets, fan_in_fan_out=family == "gpt2"),
+    )
+    optimizer = torch.optim.AdamW([p for p in there.parameters() if p.requires_grad], lr=0.1)
+    batch = classifier.collate(texts(), END)
+    for _ in range(3):
+        there(batch["ids"], labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    there.save_pretrained(tmp_path / "theirs")
+    ours = classifier.load(tmp_path / "theirs")
+    assert ours.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    with torch.no_grad():
+        assert close(classifier.predict(ours, texts(), END), there.eval()(batch["ids"]).logits)
 
 
 def test_a_language_model_is_no_classifier(tmp_path):

@@ -18,10 +18,10 @@ def some_texts(n=22, seed=0):
     return [chance.integers(0, END, 1 + chance.integers(0, 20)) for _ in range(n)]
 
 
-def a_task(batch=6, seed=0, targets=None, weights=None):
+def a_task(batch=6, seed=0, targets=None, weights=None, room=0):
     rows = some_texts()
     targets = np.arange(len(rows)) % 3 if targets is None else targets
-    return Classification(Labelled(rows, targets, END), batch, seed, weights)
+    return Classification(Labelled(rows, targets, END, room), batch, seed, weights)
 
 
 def test_every_pass_sees_every_text_once_and_each_in_another_order():
@@ -55,9 +55,9 @@ def test_numbers_have_squared_errors_and_minus_100_is_a_number():
     assert label_loss(torch.tensor([[-99.0], [3.0], [0.0]]), batch) == pytest.approx(1 + 4)
 
 
-def stepped(micro_batch, *, targets=None):
+def stepped(micro_batch, *, targets=None, room=0):
     """Weights after three steps cut into micro-batches of this size."""
-    task = a_task(batch=7, targets=targets)
+    task = a_task(batch=7, targets=targets, room=room)
     labels = ("a", "b", "c") if targets is None else ()
     model = classifier.on(tiny(), labels, seed=0)
     plan = Plan(3, micro_batch, 0, Precision("fp32", torch.device("cpu")))
@@ -68,8 +68,9 @@ def stepped(micro_batch, *, targets=None):
 
 
 @pytest.mark.parametrize("targets", [None, np.linspace(0, 5, 22, dtype=np.float32)])
-def test_a_step_does_not_depend_on_how_it_is_cut(targets):
+def test_a_step_does_not_depend_on_how_it_is_cut_or_packed(targets):
     whole_losses, whole = stepped(7, targets=targets)
-    cut_losses, cut = stepped(2, targets=targets)
-    assert cut_losses == pytest.approx(whole_losses, rel=1e-5)
-    torch.testing.assert_close(cut, whole, rtol=0, atol=1e-4)
+    for micro_batch, room in ((2, 0), (7, 32), (4, 48)):
+        cut_losses, cut = stepped(micro_batch, targets=targets, room=room)
+        assert cut_losses == pytest.approx(whole_losses, rel=1e-5)
+        torch.testing.assert_close(cut, whole, rtol=0, atol=1e-4)

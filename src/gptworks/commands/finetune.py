@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from gptworks.commands.start import Job, Out, RecipeFile, Resume, finish, needed, start
+from gptworks.commands.tries import run_tries
 from gptworks.recipe import (
     ClassifyOptions,
-    EvalOptions,
+    FinetuneEval,
+    FinetuneOptim,
     LogOptions,
     LoraOptions,
-    OptimOptions,
     Recipe,
     SaveOptions,
     TrainOptions,
 )
 
 if TYPE_CHECKING:
+    from gptworks.data.examples import Examples
     from gptworks.train.classifying import Classifying
     from gptworks.train.session import Duties
     from gptworks.train.trainer import Trainer
@@ -35,22 +38,22 @@ def classify(
         str | None, Parameter(help="MODEL to start from: a run, a model folder or a Hub id.")
     ] = None,
     data: Annotated[
-        Path | None, Parameter(help="CSV, TSV, JSON, JSONL or Parquet, a zip of one, or a folder of splits.")
+        Path | None,
+        Parameter(
+            help="CSV, TSV, JSON, JSONL or Parquet, a zip of one, a folder of splits, or hf:OWNER/NAME[:CONFIG]."
+        ),
     ] = None,
     out: Out = None,
     resume: Resume = False,
     classify: Annotated[ClassifyOptions, Parameter(name="*")] = ClassifyOptions(),  # noqa: B008 - frozen
     lora: LoraOptions = LoraOptions(),  # noqa: B008
     train: TrainOptions = TrainOptions(),  # noqa: B008
-    optim: OptimOptions = OptimOptions(),  # noqa: B008
-    eval: EvalOptions = EvalOptions(),  # noqa: B008
+    optim: FinetuneOptim = FinetuneOptim(),  # noqa: B008
+    eval: FinetuneEval = FinetuneEval(),  # noqa: B008
     save: SaveOptions = SaveOptions(),  # noqa: B008
     log: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
-    """Teach a GPT to name a text's class, or to predict a number, from examples.
-
-    Unless given, optim.lr is 5e-5, and 5e-4 with --lora.rank; it falls linearly to 0. Validation comes every 50 steps.
-    """
+    """Teach a GPT to name a text's class, or to predict a number, from examples."""
     needed("finetune classify", model_MODEL=model, data_FILE=data, out_RUN=out)
     whole = Recipe(
         data=data,
@@ -64,15 +67,27 @@ def classify(
         save=save,
         log=log,
     )
-    finish(start(whole, _settle, resume=resume))
+    if classify.tries == 1:
+        finish(start(whole, _settle, resume=resume))
+    else:
+        from gptworks.data import examples
+
+        assert data is not None
+        found = examples.load(data, classify)
+        finish(run_tries(whole, found, partial(_settle, one_of_several=found), resume=resume))
 
 
-def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:  # noqa: ARG001 - always from its base
+def _settle(
+    recipe: Recipe,
+    world: World,
+    resumed: Path | None,  # noqa: ARG001 - always from its base
+    one_of_several: Examples | None = None,
+) -> Job:
     from gptworks.data import examples
     from gptworks.train import classifying, record
 
     assert recipe.data is not None
-    work = classifying.settle(recipe, examples.load(recipe.data, recipe.classify), world)
+    work = classifying.settle(recipe, one_of_several or examples.load(recipe.data, recipe.classify), world)
     recipe = classifying.resolved(recipe, work)
     return Job(
         recipe=recipe,
@@ -83,7 +98,10 @@ def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:  # noqa:
         duties=_duties(recipe, work),
         ignores=record.FINETUNING_IGNORES,
         announce=lambda say: _announce(work, say),
-        farewell=lambda trainer, reason: _farewell(recipe, work, trainer, reason),
+        farewell=lambda trainer, reason: _farewell(
+            recipe, work, trainer, reason, alone=one_of_several is None
+        ),
+        memory=work.memory,
     )
 
 
@@ -130,52 +148,58 @@ def _duties(recipe: Recipe, work: Classifying) -> Duties:
     )
 
 
-def _farewell(recipe: Recipe, work: Classifying, trainer: Trainer, reason: str | None) -> None:
+def _farewell(
+    recipe: Recipe, work: Classifying, trainer: Trainer, reason: str | None, *, alone: bool
+) -> None:
     from gptworks.report import plots, terminal
 
     run = recipe.out
     assert run is not None
     plots.loss_curve(run, unit="text")
-    if reason is None and work.encoded["test"].rows:
-        print(_describe(_score(run, work)))
+    if reason is None:
+        for line in _score(run, work):
+            print(line)
     print(f"{run}: {trainer.step:,} of {work.plan.max_steps:,} steps")
     if reason:
         terminal.say(f"stopped by {reason} with a checkpoint; the same command with --resume goes on")
-    else:
+    elif alone:
         terminal.say(f"next: gptworks classify {run} --text '...'")
 
 
-def _score(run: Path, work: Classifying) -> dict[str, object]:
-    """Scores on the test split: of the last checkpoint, and of the best on validation where that is another."""
+def _score(run: Path, work: Classifying) -> list[str]:
+    """Measure the held-out splits, keep what came out in results/ and plots/, and say it in lines.
+
+    Of the last checkpoint, which the model still is, and of the best on validation where that is another.
+    """
     from gptworks import runs
     from gptworks.evaluate import report
-    from gptworks.model import classifier
+    from gptworks.model import folders
+    from gptworks.report import plots
 
     checkpoints = {"last": runs.find_checkpoint(run)}
     if work.evaluate is not None and (best := runs.find_checkpoint(run, "best")) != checkpoints["last"]:
         checkpoints["best on validation"] = best
-    scores = {
-        name: {"checkpoint": folder.name} | report.score(classifier.load(folder), work.encoded, work.examples)
-        for name, folder in checkpoints.items()
-    }
-    result = {
-        "split": "test",
-        "data": str(work.path),
-        "data_fingerprint": work.fingerprint,
-        "tokenizer_fingerprint": work.tokenizer_fingerprint,
-        "remarks": list(work.examples.remarks),
-        "truncated": work.truncated,
-        "scores": scores,
-    }
+    measured = [split for split in ("test", "val") if work.encoded[split].rows]
+    scores: dict[str, dict[str, Any]] = {split: {} for split in measured}
+    for name, folder in checkpoints.items():
+        if name != "last":
+            folders.read_into(work.model, folder)
+        for split in measured:
+            found = report.score(work.model.eval(), work.encoded, work.examples, split)
+            scores[split][name] = {"checkpoint": folder.name} | found
     (run / "results").mkdir(exist_ok=True)
-    runs.write_json(run / "results" / "classify-test.json", result)
-    return result
+    for split in measured:  # validation's last: with it a try is through
+        result = {"split": split, "kind": "classes" if work.examples.labels else "number"}
+        result |= {"labels": list(work.examples.labels), "data": str(work.path)}
+        result |= {"data_fingerprint": work.fingerprint, "tokenizer_fingerprint": work.tokenizer_fingerprint}
+        result |= {"remarks": list(work.examples.remarks), "truncated": work.truncated}
+        plots.classification(run, f"classify-{split}", result | {"scores": scores[split]})
+        runs.write_json(run / "results" / f"classify-{split}.json", result | {"scores": scores[split]})
+    return [
+        f"{SAID[split]}, {name}: {report.line(one)}"
+        for split in measured[:1]
+        for name, one in scores[split].items()
+    ]
 
 
-def _describe(result: dict[str, object]) -> str:
-    """The last checkpoint's scores in a line or two."""
-    from gptworks.evaluate import report
-
-    scores = result["scores"]
-    assert isinstance(scores, dict)
-    return "\n".join(f"test, {name}: {report.line(one)}" for name, one in scores.items())
+SAID = {"test": "test", "val": "validation"}

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from gptworks.errors import ConfigError
 from gptworks.recipe import Recipe
+from gptworks.report import terminal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +51,8 @@ class Job:
     """Says what begins, line by line."""
     farewell: Callable[[Trainer, str | None], None]
     """Says and draws what came out; called with what stopped the run early, or None."""
+    memory: dict[str, int] | None = None
+    """Bytes that training is estimated to add to what the process holds, part by part; said, and compared after."""
 
 
 def needed(verb: str, **given: object) -> None:
@@ -75,42 +78,78 @@ def start(recipe: Recipe, settle: Callable[[Recipe, World, Path | None], Job], *
 
     `settle` is given the recipe, the world, and the checkpoint to go on from, if there is one.
     """
+    from gptworks.world import world
+
+    with world() as w:
+        return start_in(w, recipe, settle, resume=resume)
+
+
+def start_in(
+    w: World, recipe: Recipe, settle: Callable[[Recipe, World, Path | None], Job], *, resume: bool
+) -> str | None:
+    """`start`, for a process that has joined its world already."""
     from gptworks import runs
-    from gptworks.report import terminal
     from gptworks.train import parallel, record, saving
     from gptworks.train.session import Session, resume_point
     from gptworks.train.trainer import Trainer
-    from gptworks.world import world
+    from gptworks.world import held_memory, peak_memory
 
-    run = recipe.out
+    run, say = recipe.out, voice(w)
     assert run is not None
     if not resume and runs.checkpoints(run):
         raise ConfigError(f"{run} already holds a run; add --resume to go on with it, or give another --out")
-    with world() as w:
-        say: Callable[[str], None] = terminal.say if w.main else _silent
-        so_far = runs.newest_good(run)[0] if resume else None
-        job = settle(record.adopt(recipe) if resume else recipe, w, so_far.path if so_far else None)
-        if resume:
-            record.check_same(job.recipe, job.material, say, job.ignores)
-        if parallel.compiles(job.recipe.train, w) and (reason := parallel.why_not_compiled(w.device)):
-            say(f"torch.compile does not work here ({reason}): going on without it")
-        model = parallel.prepare(job.model, job.recipe.train, w)
-        trainer = Trainer(model, job.task, job.plan, job.recipe.optim, w)
-        with runs.locked(run, hold=w.main):
-            point = resume_point(run, say, clear=w.main) if resume else None
-            done = so_far.step if so_far and point else 0
-            if w.main and done < job.plan.max_steps:
-                size = saving.size_on_disk(trainer)
-                what = "one checkpoint" if point else "a run (two checkpoints)"
-                runs.need_space(run, size if point else 2 * size, what)
-            if w.main:
-                record.write(job.recipe, job.material, w, job.ignores)
-            job.announce(say)
-            with terminal.TrainingDisplay(job.plan.max_steps, done, silent=not w.main) as display:
-                reason = Session(run, trainer, job.duties, display).go(point)
-            if w.main:
-                job.farewell(trainer, reason)
-        return reason
+    held = held_memory(w.device)
+    so_far = runs.newest_good(run)[0] if resume else None
+    job = settle(record.adopt(recipe) if resume else recipe, w, so_far.path if so_far else None)
+    if resume and runs.checkpoints(run):
+        record.check_same(job.recipe, job.material, say, job.ignores)
+    if parallel.compiles(job.recipe.train, w) and (reason := parallel.why_not_compiled(w.device)):
+        say(f"torch.compile does not work here ({reason}): going on without it")
+    model = parallel.prepare(job.model, job.recipe.train, w)
+    trainer = Trainer(model, job.task, job.plan, job.recipe.optim, w)
+    with runs.locked(run, hold=w.main):
+        point = resume_point(run, say, clear=w.main) if resume else None
+        done = so_far.step if so_far and point else 0
+        if w.main and done < job.plan.max_steps:
+            size = saving.size_on_disk(trainer, job.duties.adapted)
+            what = "one checkpoint" if point else "a run (two checkpoints)"
+            runs.need_space(run, size if point else 2 * size, what)
+        if w.main:
+            record.write(job.recipe, job.material, w, job.ignores)
+        job.announce(say)
+        if job.memory is not None:
+            say(
+                f"about {sum(job.memory.values()) / 1e9:.2f} GB of memory will be added to the {_gb(held)} held now"
+            )
+        with terminal.TrainingDisplay(job.plan.max_steps, done, silent=not w.main) as display:
+            reason = Session(run, trainer, job.duties, display).go(point)
+        if w.main and job.memory is not None and done < job.plan.max_steps:
+            say(_measured(run, job.memory, held, peak_memory(w.device)))
+        if w.main:
+            job.farewell(trainer, reason)
+    return reason
+
+
+def _measured(run: Path, estimated: dict[str, int], held: int | None, peak: int | None) -> str:
+    """Keep what memory was estimated and what was measured in results/memory.json, and say it."""
+    from gptworks import runs
+
+    added = None if held is None or peak is None else peak - held
+    (run / "results").mkdir(exist_ok=True)
+    said = {"estimated": estimated, "estimated_total": sum(estimated.values())}
+    runs.write_json(
+        run / "results" / "memory.json", said | {"held_before": held, "peak": peak, "added": added}
+    )
+    return f"peak memory {_gb(peak)}: {_gb(added)} added, {sum(estimated.values()) / 1e9:.2f} GB estimated"
+
+
+def _gb(count: int | None) -> str:
+    return "an unknown amount" if count is None else f"{count / 1e9:.2f} GB"
+
+
+def voice(w: World) -> Callable[[str], None]:
+    """What says remarks: on the main process alone."""
+    return terminal.say if w.main else _silent
 
 
 def _silent(_: str) -> None:

@@ -14,22 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from gptworks.data import tables
+from gptworks.data import splits
 from gptworks.data.columns import Choice, choose
 from gptworks.data.tables import Table
 from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import ClassifyOptions
 
 SPLITS = ("train", "val", "test")
-SPELLINGS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-}
-SPELLINGS |= {"eval": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -71,17 +62,21 @@ class Examples:
 
 
 def load(path: Path, options: ClassifyOptions) -> Examples:
-    """The examples in a file, a zip, or a folder of train, validation and test files.
+    """The examples in a file, a zip, a folder of train, validation and test files, or a Hub dataset (`hf:NAME`).
 
     Raises:
         DataError: no such data, no such column, one class only, labels that training never sees.
         ConfigError: shares that leave nothing to train on.
     """
-    given = {split: table.head(options.limit or len(table)) for split, table in _tables(path).items()}
+    given = splits.by_name(path, options.limit)
     columns = choose(given["train"], options)
+    remarks = []
+    for split in [name for name in given if name != "train"]:
+        if all(value is None for value in given[split].columns.get(columns.label, [0])):
+            del given[split]
+            remarks.append(f"{split} has no labels and is left out")
     found = {split: _take(table, columns) for split, table in given.items()}
     regression = _is_regression([e for examples in found.values() for e in examples], options)
-    remarks = []
     if dropped := sum(len(given[split]) for split in found) - sum(map(len, found.values())):
         remarks.append(f"{dropped} examples without a text are left out")
     found = {split: _labelled(given[split].name, found[split], number=regression) for split in found}
@@ -100,31 +95,6 @@ def load(path: Path, options: ClassifyOptions) -> Examples:
             "--duplicates drop leaves repeats out"
         )
     return Examples(path, found, labels, columns, tuple(remarks))
-
-
-def _tables(path: Path) -> dict[str, Table]:
-    """Tables by split. A single one is called train until it is split."""
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-    named = [
-        (Path(table.name).stem.lower(), table)
-        for file in files
-        if _worth(file, path)
-        for table in tables.read(file)
-    ]
-    if not named:
-        raise DataError(f"{path} holds no train, validation or test file")
-    if len(named) == 1:
-        return {"train": named[0][1]}
-    found = {SPELLINGS[stem]: table for stem, table in named if stem in SPELLINGS}
-    if "train" not in found:
-        raise DataError(
-            f"{path} holds {', '.join(stem for stem, _ in named)}, and none of them is called train"
-        )
-    return found
-
-
-def _worth(file: Path, given: Path) -> bool:
-    return file == given or file.stem.lower() in SPELLINGS
 
 
 def _take(table: Table, columns: Choice) -> list[Example]:

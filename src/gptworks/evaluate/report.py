@@ -1,4 +1,4 @@
-"""What is measured on a classifier's test split, and how it is said in a line."""
+"""What is measured on a classifier's held-out splits, and how it is said in a line."""
 
 from typing import Any
 
@@ -12,15 +12,17 @@ MISTAKES = 10
 """How many of the most confident wrong answers are kept as text."""
 
 
-def score(model: Classifier, encoded: dict[str, Labelled], examples: Examples) -> dict[str, Any]:
-    """Scores on the test split, with the baselines that training's labels give."""
-    train, test = encoded["train"], encoded["test"]
+def score(
+    model: Classifier, encoded: dict[str, Labelled], examples: Examples, split: str = "test"
+) -> dict[str, Any]:
+    """Scores on a held-out split, with the baselines that training's labels give."""
+    train, test = encoded["train"], encoded[split]
     logits = predict(model.to(default_device()), test.rows, test.padding).numpy()
     if model.regression:
         return classification.number_scores(logits[:, 0], test.targets, train.targets)
     wrong = classification.mistakes(logits, test.targets, model.labels, MISTAKES)
     for mistake in wrong:
-        example = examples.splits["test"][mistake["index"]]
+        example = examples.splits[split][mistake["index"]]
         mistake |= {"text": example.text} | ({"pair": example.pair} if example.pair else {})
     return classification.scores(logits, test.targets, model.labels) | {
         "baselines": classification.baselines(train.targets, test.targets, len(model.labels)),

@@ -4,7 +4,7 @@ Radford et al. 2018, "Improving Language Understanding by Generative Pre-Trainin
 transformers' GPT2ForSequenceClassification or Qwen3ForSequenceClassification, which finds the last real token by the
 padding's id: texts must not end with it, and ours do not. One output predicts a number.
 
-Shapes: B batch, T tokens, C n_embd, K classes (or 1).
+Shapes: B texts, R rows, T tokens, C n_embd, K classes (or 1).
 """
 
 import json
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gptworks.errors import CheckpointError
 from gptworks.model import adapter as adapters
 from gptworks.model import checkpoint, lora
+from gptworks.model.attention import packed
 from gptworks.model.build import Model, skeleton
 from gptworks.model.gpt2 import GPT2
 from gptworks.model.hf_config import to_hf
@@ -47,11 +48,14 @@ class Classifier(nn.Module):
         )
         self.train(body.training)
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T) token ids, padded on the right, of which `lengths` (B,) are real -> (B, K) float32 scores."""
-        hidden = self.get_submodule(self.body_name)(ids, None)  # (B, T, C)
-        last = hidden[torch.arange(len(ids), device=ids.device), lengths - 1]  # (B, C)
-        return self.score(last).float()
+    def forward(self, ids: Tensor, ends: Tensor, segments: Tensor | None = None) -> Tensor:
+        """(R, T) token ids -> (B, K) float32 scores of the B texts whose last tokens are the `ends` of all R * T.
+
+        Texts are padded on the right, or several share a row, which (R, T) `segments` tell apart.
+        """
+        layout = None if segments is None else packed(segments)
+        hidden = self.get_submodule(self.body_name)(ids, None, layout)  # (R, T, C)
+        return self.score(hidden.flatten(0, 1)[ends]).float()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -143,13 +147,45 @@ def _empty(body: Model, facts: dict[str, Any], score: Tensor) -> Classifier:
     return Classifier(body, labels, regression=facts.get("problem_type") == "regression")
 
 
-def collate(rows: Sequence[np.ndarray], padding: int) -> dict[str, Tensor]:
-    """`ids` (B, T), padded on the right, and their `lengths` (B,)."""
-    lengths = np.array([len(row) for row in rows])
-    ids = np.full((len(rows), lengths.max()), padding, dtype=np.int64)
-    for line, row in zip(ids, rows, strict=True):
-        line[: len(row)] = row
-    return {"ids": torch.from_numpy(ids), "lengths": torch.from_numpy(lengths)}
+def collate(rows: Sequence[np.ndarray], padding: int, room: int = 0) -> dict[str, Tensor]:
+    """`ids` (R, T) of texts, and their `ends`: where each one's last token is among all R * T.
+
+    Each has a row, padded on the right; or several share rows of up to `room` tokens, and `segments` tell them apart,
+    where that makes the whole smaller by a tenth.
+    """
+    lengths = [len(row) for row in rows]
+    places, (R, T) = shelve(lengths, room)
+    ids, segments = np.full((R, T), padding, dtype=np.int64), np.zeros((R, T), dtype=np.int64)
+    for number, (row, (line, start)) in enumerate(zip(rows, places, strict=True), 1):
+        ids[line, start : start + len(row)] = row
+        segments[line, start : start + len(row)] = number
+    ends = [line * T + start + n - 1 for (line, start), n in zip(places, lengths, strict=True)]
+    batch = {"ids": torch.from_numpy(ids), "ends": torch.tensor(ends)}
+    shared = any(start for _, start in places)
+    return batch | {"segments": torch.from_numpy(segments)} if shared else batch
+
+
+def shelve(lengths: Sequence[int], room: int) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """(row, start) of each text, and (R, T): where texts of these lengths go so that little is padded."""
+    longest = max(lengths)
+    alone = [(line, 0) for line in range(len(lengths))], (len(lengths), longest)
+    shelves = (_first_fit(lengths, width) for width in range(longest, room + 1, 8))
+    best = min(shelves, key=lambda made: made[1][0] * made[1][1], default=alone)
+    worth = 10 * best[1][0] * best[1][1] < 9 * len(lengths) * longest  # a mask costs something, too
+    return best if worth else alone
+
+
+def _first_fit(lengths: Sequence[int], width: int) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """The longest first, each into the first row that has room."""
+    used: list[int] = []
+    places = [(0, 0)] * len(lengths)
+    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        line = next((i for i, taken in enumerate(used) if taken + lengths[number] <= width), len(used))
+        if line == len(used):
+            used.append(0)
+        places[number] = line, used[line]
+        used[line] += lengths[number]
+    return places, (len(used), max(used))
 
 
 @torch.no_grad()
@@ -163,6 +199,6 @@ def predict(model: Classifier, rows: Sequence[np.ndarray], padding: int) -> Tens
         size = max(1, BATCH_TOKENS // len(rows[order[-1]]))
         chosen, order = order[-size:], order[:-size]
         batch = collate([rows[number] for number in chosen], padding)
-        made = model(batch["ids"].to(device), batch["lengths"].to(device))
+        made = model(batch["ids"].to(device), batch["ends"].to(device))
         scores[torch.tensor(chosen)] = made.cpu()
     return scores

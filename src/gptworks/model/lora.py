@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptworks.errors import ConfigError
+from gptworks.model import narrow
+from gptworks.model.narrow import Bits, Narrow
 from gptworks.recipe import LoraOptions
 
 DEFAULT_TARGETS = (
@@ -45,6 +47,7 @@ class LoraLinear(nn.Linear):
     def __init__(self, linear: nn.Linear, rank: int, scaling: float, dropout: float) -> None:
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
+        self.narrow: Narrow | None = None
         self.rank, self.scaling, self.dropout = rank, scaling, dropout
         like = {"device": linear.weight.device, "dtype": linear.weight.dtype}
         self.lora_A = nn.Parameter(torch.zeros(rank, linear.in_features, **like))
@@ -52,10 +55,22 @@ class LoraLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         low = F.linear(F.dropout(input, self.dropout, self.training), self.lora_A)  # (..., rank)
-        return super().forward(input) + self.scaling * F.linear(low, self.lora_B)
+        return self._base(input) + self.scaling * F.linear(low, self.lora_B)
+
+    def _base(self, input: Tensor) -> Tensor:
+        if self.narrow is None:
+            return super().forward(input)
+        product = self.narrow(input)
+        return product if self.bias is None else product + self.bias.to(product.dtype)
+
+    def keep_in(self, bits: Bits) -> None:
+        """Keep the frozen weight in few bits from here on; there is no way back, and no merging."""
+        self.narrow = Narrow(self.weight, bits)
+        self.weight = None  # type: ignore[assignment] # replaced by self.narrow
 
     def merged(self) -> nn.Linear:
         """The same layer without adapter: its change is added to the weight."""
+        assert self.narrow is None, "a weight in few bits is not what the adapter will be merged into"
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         with torch.no_grad():
             change = self.scaling * (self.lora_B.float() @ self.lora_A.float())
@@ -76,6 +91,19 @@ def scaling(options: LoraOptions, rank: int) -> float:
             return alpha / rank
 
 
+def check(options: LoraOptions, device: torch.device) -> None:
+    """Refuse what cannot be done with a base, or on this device, before anything is read.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    if options.base_bits < 32 and not options.rank:
+        raise ConfigError(
+            f"lora.base_bits={options.base_bits} is for a frozen base: give --lora.rank as well"
+        )
+    narrow.check(options.base_bits, device)
+
+
 def attach(model: nn.Module, options: LoraOptions, *, seed: int) -> None:
     """Freeze the model and put fresh adapters on the layers that `lora.targets` names: at first nothing changes.
 
@@ -91,6 +119,8 @@ def attach(model: nn.Module, options: LoraOptions, *, seed: int) -> None:
         fresh = torch.empty(layer.lora_A.shape).uniform_(-bound, bound, generator=generator)
         with torch.no_grad():
             layer.lora_A.copy_(fresh)
+        if options.base_bits < 32:
+            layer.keep_in(options.base_bits)
 
 
 def targets(model: nn.Module, patterns: tuple[str, ...]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Bytes that training and generation take, part by part, from a config alone.
+"""Bytes that training and generation take, part by part, before anything large is made.
 
 Weights, gradients and moments are exact. Activations are what autograd keeps for the backward pass, counted
 tensor by tensor, and what one block's backward works with; fused kernels may need less.
@@ -7,8 +7,11 @@ tensor by tensor, and what one block's backward works with; fused kernels may ne
 from dataclasses import replace
 from typing import Literal
 
+from torch import Tensor, nn
+
 from gptworks.model import sizing
 from gptworks.model.config import ModelConfig
+from gptworks.model.lora import LoraLinear
 from gptworks.model.loss import CHUNK_BYTES
 
 Dtype = Literal["bf16", "fp16", "fp32"]
@@ -21,6 +24,7 @@ def training(
     optimizer: Literal["adamw", "muon"],
     dtype: Dtype,
     device: str = "cpu",
+    checkpointed: bool = False,
 ) -> dict[str, int]:
     """Bytes of a process that trains with `rows` full rows at once: float32 weights, products in `dtype`."""
     padded = replace(config, vocab_size=config.padded_vocab)
@@ -34,10 +38,75 @@ def training(
         "weights in the narrow type": 0 if narrow == 4 else narrow * weights,
         "gradients": 4 * learnable,
         "optimizer": 4 * (2 * learnable - one_moment),
-        "activations": tokens * (config.n_layer * _per_layer(config, narrow) + _around_layers(config)),
+        "activations": tokens * _kept(config, config.n_layer, _per_layer(config, narrow), checkpointed),
         "one block's backward": tokens * narrow * 3 * config.n_inner,
         "head": _chunk(padded, tokens, narrow, device) + (0 if config.frozen_embedding else 2 * 4 * head),
     }
+
+
+def finetuning(
+    model: nn.Module,
+    config: ModelConfig,
+    tokens: int,
+    *,
+    dtype: Dtype,
+    checkpointed: bool = False,
+) -> dict[str, int]:
+    """Bytes of a process that trains what is trainable of `model` with `tokens` tokens at once, padding included.
+
+    Rows are as long as config.context. The model may be without memory, on the meta device: sizes are all that is
+    read. Frozen layers without adapters keep a little less than is said here.
+    """
+    narrow = _bytes(dtype)
+    blocks = list(max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len))
+    trained = sum(param.nbytes for param in model.parameters() if param.requires_grad)
+    crossed = blocks[_first_crossed(model, blocks) :]  # by gradients, on their way back
+    linear = [layer for block in crossed for layer in block.modules() if isinstance(layer, nn.Linear)]
+    adapted = [layer for layer in linear if isinstance(layer, LoraLinear)]
+    matrices = [layer.weight for layer in linear if isinstance(layer.weight, Tensor)]
+    # Autocast keeps its copies of what is trained until the forward pass is over; backward keeps those of the rest.
+    kept = sum(m.numel() for m in matrices if m.requires_grad or not checkpointed)
+    passing = sum(m.numel() for m in matrices if not m.requires_grad and checkpointed) // max(1, len(crossed))
+    extra = sum(layer.rank + (layer.in_features if layer.dropout else 0) for layer in adapted) / max(
+        1, len(crossed)
+    )
+    layer = _per_layer(config, narrow) + int(narrow * extra)
+    return {
+        "weights": sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
+        "weights in the narrow type": 0 if narrow == 4 else narrow * (kept + passing),
+        "gradients": trained,
+        "optimizer": 2 * trained,
+        "activations": tokens * (_kept(config, len(crossed), layer, checkpointed) if crossed else 0),
+        "one block's backward": tokens * narrow * (3 * config.n_inner + _scores(config)),
+    }
+
+
+def _scores(config: ModelConfig) -> int:
+    """Numbers for each token that one block's attention works with where dropout keeps a CPU from fusing it."""
+    return 4 * config.n_head * config.context if config.drop("attention") else 0
+
+
+def logits(config: ModelConfig, tokens: int, *, dtype: Dtype, device: str = "cpu") -> int:
+    """Bytes of learning from the logits of so many tokens, with a frozen head."""
+    return _chunk(replace(config, vocab_size=config.padded_vocab), tokens, _bytes(dtype), device)
+
+
+def _first_crossed(model: nn.Module, blocks: list[nn.Module]) -> int:
+    """The first block that gradients must cross: the first with something trained in it, or before it."""
+    inside = {id(param) for block in blocks for param in block.parameters()}
+    names = [
+        name for name, param in model.named_parameters() if param.requires_grad and id(param) not in inside
+    ]
+    if any(name.endswith(("wte.weight", "wpe.weight", "embed_tokens.weight")) for name in names):
+        return 0
+    trained = (any(param.requires_grad for param in block.parameters()) for block in blocks)
+    return next((number for number, block in enumerate(trained) if block), len(blocks))
+
+
+def _kept(config: ModelConfig, layers: int, layer: int, checkpointed: bool) -> int:
+    """Bytes for each token that backward needs: of `layers` layers of `layer` bytes, and of what is around them."""
+    inside = layers * layer if not checkpointed else layers * 4 * config.n_embd + layer
+    return inside + _around_layers(config)
 
 
 def generation(config: ModelConfig, rows: int, tokens: int, *, dtype: Dtype) -> dict[str, int]:

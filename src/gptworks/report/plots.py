@@ -1,6 +1,7 @@
-"""Pictures of a run, made from its metrics.jsonl. No torch."""
+"""Pictures of a run, made from its metrics.jsonl and results. No torch."""
 
 from pathlib import Path
+from typing import Any
 
 from gptworks import runs
 
@@ -57,3 +58,98 @@ def loss_curve(run: Path, *, baselines: dict[str, float] | None = None, unit: st
         figure.savefig(folder / f"loss.{ending}")
     plt.close(figure)
     return folder / "loss.png"
+
+
+def classification(run: Path, name: str, result: dict[str, Any]) -> Path | None:
+    """A classifier's scores as RUN/plots/NAME.png and .svg: confusion matrix, reliability, F1 of every class.
+
+    `result` is what results/NAME.json holds; the last checkpoint's scores are drawn. Where a number is predicted
+    there is no such picture, and None is returned.
+    """
+    if result["kind"] != "classes":
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    labels, scores = result["labels"], result["scores"]["last"]
+    height = max(3.9, 1.6 + 0.28 * len(labels))
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(12.6, height), dpi=150, layout="constrained", width_ratios=(1.15, 1, 1)
+    )
+    _confusion(left, labels, scores["confusion"])
+    _reliability(middle, scores)
+    _f1(right, labels, scores["classes"])
+    guess = scores["baselines"]["majority_accuracy"]
+    figure.suptitle(
+        f"{run.name}, {result['split']}: accuracy {scores['accuracy']:.3f} ± {scores['accuracy_standard_error']:.3f} "
+        f"(always the most frequent: {guess:.3f}), n = {scores['n']:,} texts",
+        x=0.01,
+        ha="left",
+        color=INK,
+        fontsize=11,
+    )
+    folder = run / "plots"
+    folder.mkdir(exist_ok=True)
+    for ending in ("svg", "png"):
+        figure.savefig(folder / f"{name}.{ending}")
+    plt.close(figure)
+    return folder / f"{name}.png"
+
+
+WRITTEN = 12
+"""Classes up to which the cells of a confusion matrix hold their counts."""
+
+
+def _confusion(axes: Any, labels: list[str], counts: list[list[int]]) -> None:
+    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    places = range(len(labels))
+    axes.set_xticks(places, labels, rotation=45 if max(map(len, labels)) > 6 else 0)
+    axes.set_yticks(places, labels)
+    for i, j in ((i, j) for i in places for j in places if len(labels) <= WRITTEN):
+        shade = "#222222" if shares[i][j] > 0.55 else "white"  # read on cividis' yellow, and on its blue
+        axes.text(j, i, f"{counts[i][j]:,}", ha="center", va="center", color=shade)
+    axes.set_xlabel("class named")
+    axes.set_ylabel("true class")
+    axes.set_title("texts; colour: share of the row", loc="left", color=INK, fontsize=9.5)
+
+
+def _reliability(axes: Any, scores: dict[str, Any]) -> None:
+    bins = scores["reliability"]
+    most = max(b["n"] for b in bins)
+    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)), label="as sure as right")
+    x, y = [b["probability"] for b in bins], [b["accuracy"] for b in bins]
+    axes.plot(x, y, color=TRAIN, linewidth=1)
+    axes.scatter(
+        x, y, s=[12 + 110 * b["n"] / most for b in bins], color=VAL, zorder=3, label="a bin; area: its texts"
+    )
+    axes.set(xlim=(0, 1.03), ylim=(-0.03, 1.03))
+    axes.set_xlabel("probability of the class named")
+    axes.set_ylabel("share that is right")
+    axes.set_title(f"calibration: ECE {scores['ece']:.3f}", loc="left", color=INK, fontsize=9.5)
+    _plain(axes)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left")
+
+
+def _f1(axes: Any, labels: list[str], classes: dict[str, dict[str, float]]) -> None:
+    values = [classes[name]["f1"] for name in labels]
+    axes.barh(range(len(labels)), values, color=TRAIN, height=0.6)
+    for place, name in enumerate(labels):
+        said = f"{classes[name]['f1']:.3f}  (n = {classes[name]['support']:,})"
+        axes.annotate(
+            said, (0, place), (5, 0), textcoords="offset points", va="center", color=INK, fontsize=8.5
+        )
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("F1")
+    axes.set_title("F1 of each class", loc="left", color=INK, fontsize=9.5)
+    _plain(axes)
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#eeeeee")
+    axes.set_axisbelow(True)

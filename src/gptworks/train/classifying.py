@@ -1,6 +1,7 @@
 """Settling a recipe for fine-tuning on labelled texts: what its options come to, once data and model are known."""
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from gptworks import recipefile, runs
 from gptworks.data.examples import SPLITS, Example, Examples
 from gptworks.errors import ConfigError, DataError
 from gptworks.model import checkpoint, classifier, lora
-from gptworks.model.classifier import Classifier
+from gptworks.model.build import skeleton
+from gptworks.model.classifier import Classifier, shelve
 from gptworks.model.config import ModelConfig
 from gptworks.model.folders import Adapted
 from gptworks.recipe import ClassifyOptions, Recipe
 from gptworks.text.tokenizer import Tokenizer
-from gptworks.train import precision
+from gptworks.train import fit, precision
 from gptworks.train.evaluators import LabelLoss
 from gptworks.train.tasks import Classification, Labelled
 from gptworks.train.trainer import Plan
@@ -27,10 +29,8 @@ from gptworks.world import World
 EPOCHS = 3.0
 """Passes over the training examples, where the recipe does not say."""
 
-AT_ONCE = {"cpu": 8}
-"""Texts of a micro-batch: fewer, of like length, are faster where padding costs more than company saves."""
-
-GPU_TOKENS = 65_536
+ROOM = 256
+"""Tokens of a row that short texts share: attention over more costs more than padding does."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Classifying:
     encoded: dict[str, Labelled]
     truncated: int
     """Texts that were cut to fit."""
+    memory: dict[str, int]
+    """Bytes that training is estimated to take, part by part."""
 
     @property
     def path(self) -> Path:
@@ -73,6 +75,7 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
         raise ConfigError(
             f"--train-layers {options.train_layers} and --lora.rank exclude each other: leave out one"
         )
+    lora.check(recipe.lora, world.device)
     if recipe.train.max_steps is not None and recipe.train.epochs is not None:
         raise ConfigError(
             "train.max_steps and train.epochs both say how long to train: leave out one of them"
@@ -83,7 +86,7 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
     encoded, truncated = {}, 0
     for split in SPLITS:
         rows, cut = encode(examples.splits[split], tokenizer, longest, options.pair_separator)
-        encoded[split] = Labelled(rows, examples.targets(split), tokenizer.eos_id or 0)
+        encoded[split] = Labelled(rows, examples.targets(split), tokenizer.eos_id or 0, min(longest, ROOM))
         truncated += cut
     if not encoded["train"].rows:
         raise DataError(f"{examples.path} leaves nothing to train on")
@@ -93,10 +96,15 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
     steps = recipe.train.max_steps
     if steps is None:
         steps = max(1, math.ceil(round((recipe.train.epochs or EPOCHS) * task.steps_per_epoch, 6)))
-    plan = Plan(steps, micro_batch(recipe, int(task.lengths.max()), world), recipe.train.seed, numbers)
+    if recipe.train.dropout is not None:
+        config = dataclasses.replace(config, dropout=recipe.train.dropout)
+    needs = memory_needs(recipe, config, examples.labels, encoded["train"], numbers)
+    share = -(-options.batch // world.size)
+    micro_batch, memory = fit.finetuning(needs, share, world)  # before anything large is made
+    plan = Plan(steps, micro_batch, recipe.train.seed, numbers)
     evaluate = LabelLoss(encoded["val"], numbers) if encoded["val"].rows else None
     model, adapted = starting_model(recipe, folder, examples.labels)
-    return Classifying(model, task, plan, evaluate, tokenizer, adapted, examples, encoded, truncated)
+    return Classifying(model, task, plan, evaluate, tokenizer, adapted, examples, encoded, truncated, memory)
 
 
 def longest_text(options: ClassifyOptions, config: ModelConfig) -> int:
@@ -148,11 +156,24 @@ def class_weights(targets: np.ndarray) -> Tensor:
     return torch.from_numpy(len(targets) / (len(counts) * counts)).float()
 
 
-def micro_batch(recipe: Recipe, longest: int, world: World) -> int:
-    """Texts that go through the network at once."""
-    if isinstance(recipe.train.micro_batch, int):
-        return max(1, recipe.train.micro_batch)
-    return min(recipe.classify.batch, AT_ONCE.get(world.device.type, max(1, GPU_TOKENS // longest)))
+def memory_needs(
+    recipe: Recipe,
+    config: ModelConfig,
+    labels: tuple[str, ...],
+    texts: Labelled,
+    numbers: precision.Precision,
+) -> fit.FineTuning:
+    """What fit.py asks of a classifier that is to be trained."""
+    lengths = sorted((len(row) for row in texts.rows), reverse=True)
+
+    @functools.cache
+    def sketch(one: Recipe) -> Classifier:
+        return prepared(classifier.on(skeleton(config), labels, seed=0), one)
+
+    def shape(texts_at_once: int) -> tuple[int, int]:
+        return shelve(lengths[:texts_at_once], texts.room)[1]
+
+    return fit.FineTuning(recipe, config, sketch, shape, numbers, vocabulary=False)
 
 
 def starting_model(
@@ -160,18 +181,23 @@ def starting_model(
 ) -> tuple[Classifier, Adapted | None]:
     """The base with a fresh head, of which only what the recipe says is trained."""
     assert recipe.base is not None
+    origin = checkpoint.origin(recipe.base) if recipe.lora.rank else None
     dropout = recipe.train.dropout
     body = checkpoint.load(folder, overrides=None if dropout is None else {"dropout": dropout})
-    model = classifier.on(body, labels, seed=recipe.train.seed)
+    model = prepared(classifier.on(body, labels, seed=recipe.train.seed), recipe)
+    return model, None if origin is None else Adapted(recipe.lora, origin)
+
+
+def prepared(model: Classifier, recipe: Recipe) -> Classifier:
+    """Adapters put on, or layers frozen, as the recipe says."""
     if recipe.lora.rank:
         lora.attach(model, recipe.lora, seed=recipe.train.seed)
         model.score.requires_grad_(True)
-        return model, Adapted(recipe.lora, checkpoint.origin(recipe.base))
-    if recipe.classify.train_layers != "all":
+    elif recipe.classify.train_layers != "all":
         model.requires_grad_(False)
         for part in trained_parts(model, recipe.classify):
             part.requires_grad_(True)
-    return model, None
+    return model
 
 
 def trained_parts(model: Classifier, options: ClassifyOptions) -> list[torch.nn.Module]:

@@ -1,5 +1,10 @@
 """How many rows go through the network at once: what fits, as model/memory.py estimates it, and is worth it."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import nn
+
 from gptworks.errors import ConfigError, ResourceError
 from gptworks.model import memory
 from gptworks.model.config import ModelConfig
@@ -9,6 +14,9 @@ from gptworks.world import World, memory_available
 
 ENOUGH_TOKENS = {"cpu": 8192, "cuda": 65_536}
 """Tokens of a micro-batch beyond which the device is busy and more only costs memory."""
+
+LIBRARIES = 250_000_000
+"""Bytes of a CPU process that torch takes for itself when it trains for the first time, and of heap between tensors."""
 
 SHARE = 0.9
 """Part of the free memory that an estimate may fill."""
@@ -39,7 +47,12 @@ def estimate(recipe: Recipe, config: ModelConfig, rows: int, precision: Precisio
     """Bytes a process needs to train with `rows` rows at once."""
     return sum(
         memory.training(
-            config, rows, optimizer=recipe.optim.kind, dtype=precision.name, device=precision.device.type
+            config,
+            rows,
+            optimizer=recipe.optim.kind,
+            dtype=precision.name,
+            device=precision.device.type,
+            checkpointed=recipe.train.checkpoint_activations,
         ).values()
     )
 
@@ -54,6 +67,98 @@ def _must_fit(recipe: Recipe, config: ModelConfig, rows: int, precision: Precisi
     way_out = (
         f"--train.micro-batch {smaller} would fit"
         if smaller
-        else "even one row is too much: take a smaller --model.preset, n-layer, n-embd or context"
+        else "even one row is too much: take --train.checkpoint-activations, a smaller --model.preset, n-layer, n-embd "
+        "or context"
     )
     raise ResourceError(f"{words}, and {free / 1e9:.1f} GB are free: {way_out}")
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What memory depends on when a MODEL is taught something."""
+
+    recipe: Recipe
+    config: ModelConfig
+    sketch: Callable[[Recipe], nn.Module]
+    """The model that such a recipe trains, without memory."""
+    shape: Callable[[int], tuple[int, int]]
+    """Rows, and tokens of each, that so many of the longest examples take."""
+    precision: Precision
+    vocabulary: bool
+    """Whether the logits of tokens are learned from, rather than a classifier's few."""
+
+    def estimate(self, rows: int) -> dict[str, int]:
+        """Bytes, part by part, of training with `rows` examples at once."""
+        lines, width = self.shape(rows)
+        dtype, device = self.precision.name, self.precision.device.type
+        parts = memory.finetuning(
+            self.sketch(self.recipe),
+            replace(self.config, context=width),
+            lines * width,
+            dtype=dtype,
+            checkpointed=self.recipe.train.checkpoint_activations,
+        )
+        if device == "cpu":
+            parts["libraries"] = LIBRARIES
+        if self.vocabulary:
+            parts["logits"] = memory.logits(self.config, lines * width, dtype=dtype, device=device)
+        return parts
+
+    def tokens(self, rows: int) -> int:
+        """Of so many of the longest examples, padding included."""
+        lines, width = self.shape(rows)
+        return lines * width
+
+    def total(self, rows: int) -> int:
+        """Bytes of it all."""
+        return sum(self.estimate(rows).values())
+
+
+def finetuning(work: FineTuning, rows: int, world: World) -> tuple[int, dict[str, int]]:
+    """Examples of a micro-batch, out of a process's `rows` a step, and what training with them takes.
+
+    The recipe's number, or the most that fit and are worth it, whichever examples come together.
+
+    Raises:
+        ConfigError: fewer than one.
+        ResourceError: it does not fit; with the numbers, and something smaller.
+    """
+    free, asked = memory_available(world.device), work.recipe.train.micro_batch
+    room = None if free is None else SHARE * free
+    if isinstance(asked, int):
+        if asked < 1:
+            raise ConfigError(f"train.micro_batch={asked} must be auto or at least 1")
+        at_once = min(rows, asked)
+    else:
+        enough = ENOUGH_TOKENS.get(world.device.type, 8192)
+        at_once = next((n for n in range(rows, 1, -1) if work.tokens(n) <= enough), 1)
+        while room is not None and at_once > 1 and work.total(at_once) > room:
+            at_once -= 1
+    if free is not None and room is not None and work.total(at_once) > room:
+        raise ResourceError(
+            f"training with {at_once} examples of {work.tokens(at_once):,} tokens at once needs about "
+            f"{work.total(at_once) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: "
+            + smaller(work, at_once, room)
+        )
+    return (asked if isinstance(asked, int) else at_once), work.estimate(at_once)
+
+
+def smaller(work: FineTuning, rows: int, room: float) -> str:
+    """The least change to a fine-tuning that fits into `room` bytes."""
+    for fewer in range(rows - 1, 0, -1):
+        if work.total(fewer) <= room:
+            return f"--train.micro-batch {fewer} would fit"
+    lora = replace(work.recipe.lora, rank=work.recipe.lora.rank or 8)
+    words = "--train.micro-batch 1 --train.checkpoint-activations"
+    other = replace(
+        work, recipe=replace(work.recipe, train=replace(work.recipe.train, checkpoint_activations=True))
+    )
+    ways = [(words, other)]
+    for bits in (32, 16, 4):
+        adapted = replace(other, recipe=replace(other.recipe, lora=replace(lora, base_bits=bits)))
+        narrow = f" --lora.base-bits {bits}" if bits < 32 else ""
+        ways.append((f"{words} --lora.rank {lora.rank}{narrow}", adapted))
+    for words, way in ways:
+        if (need := way.total(1)) <= room:
+            return f"{words} would fit, in {need / 1e9:.1f} GB"
+    return "take a smaller --model"

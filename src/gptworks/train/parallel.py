@@ -1,14 +1,15 @@
-"""What is put around a model from outside, in a fixed order: compile, then data parallel."""
+"""What is put around a model from outside, in a fixed order: activation checkpointing, compile, data parallel."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import cast
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from gptworks.errors import ConfigError
 from gptworks.model.build import Model
@@ -17,12 +18,15 @@ from gptworks.world import World
 
 
 def prepare(model: nn.Module, options: TrainOptions, world: World) -> nn.Module:
-    """The model on this process's device, compiled and shared among processes as asked.
+    """The model on this process's device, checkpointed, compiled and shared among processes as asked.
 
     Raises:
         ConfigError: several processes with train.parallel=none.
     """
     model = model.to(world.device)
+    if options.checkpoint_activations:
+        for block in _blocks(model):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     if compiles(options, world) and not why_not_compiled(world.device):
         # Blocks are alike: compiled once, used n_layer times, in seconds instead of a minute. In place, so names stay.
         torch._dynamo.config.suppress_errors = True  # type: ignore[attr-defined] # a block that cannot be compiled runs as it is

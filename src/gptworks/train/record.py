@@ -26,7 +26,8 @@ FINETUNING_IGNORES = frozenset({"prepare", "bpe", "model", "sample"})
 """Tables that are not part of a fine-tuning run."""
 
 FREE_TABLES = {"out", "data", "eval", "save", "sample", "log"}
-FREE_TRAINING = {"max_steps", "epochs", "max_hours", "micro_batch", "compile", "parallel"}
+FREE = {"train.max_steps", "train.epochs", "train.max_hours", "train.micro_batch", "train.compile"}
+FREE |= {"train.parallel", "train.checkpoint_activations", "classify.tries", "classify.keep_by"}
 """What may be changed when a run goes on. Anything else would make its past and its future two different runs."""
 
 
@@ -86,7 +87,8 @@ def write(recipe: Recipe, dataset: Material, world: World, ignores: frozenset[st
 
 def adopt(recipe: Recipe) -> Recipe:
     """What `auto` settled to when the run in `recipe.out` began stays so when it goes on: same cuts, same bits."""
-    train = _saved(recipe).get("train", {})
+    assert recipe.out is not None
+    train = _saved(recipe.out).get("train", {}) if runs.checkpoints(recipe.out) else {}
     kept = {}
     if recipe.train.micro_batch == "auto" and isinstance(train.get("micro_batch"), int):
         kept["micro_batch"] = train["micro_batch"]
@@ -107,15 +109,15 @@ def check_same(
         ConfigError: what is asked for now differs in something that would make it another run.
         CheckpointError: the Dataset is another one.
     """
-    if not (before := _saved(recipe)):
-        return
     assert recipe.out is not None
+    if not (before := _saved(recipe.out)):
+        return
     _same_dataset(recipe.out, dataset)
     for name, was, now in differences(before, as_tables(recipe)):
-        table, _, key = name.partition(".")
+        table = name.partition(".")[0]
         if table in ignores:
             continue
-        if table not in FREE_TABLES and not (table == "train" and key in FREE_TRAINING):
+        if table not in FREE_TABLES and name not in FREE:
             raise ConfigError(
                 f"{recipe.out} was begun with {name} = {was}, not {now}: leave it so, or start anew with another --out"
             )
@@ -123,11 +125,9 @@ def check_same(
             say(f"{name} was {was}, is now {now}")
 
 
-def _saved(recipe: Recipe) -> dict[str, Any]:
-    assert recipe.out is not None
-    if not runs.checkpoints(recipe.out) or not (recipe.out / "recipe.toml").is_file():
-        return {}
-    return tomllib.loads((recipe.out / "recipe.toml").read_text(encoding="utf-8"))
+def _saved(run: Path) -> dict[str, Any]:
+    file = run / "recipe.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

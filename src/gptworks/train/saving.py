@@ -45,10 +45,11 @@ class Progress:
     """Steps in a row that were skipped up to here."""
 
 
-def size_on_disk(trainer: Trainer) -> int:
-    """Bytes of one checkpoint, before the first step too."""
+def size_on_disk(trainer: Trainer, adapted: Adapted | None = None) -> int:
+    """Bytes of one checkpoint, before the first step too; with `adapted`, of the adapter alone."""
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    return 4 * (sum(p.numel() for p in trainer.model.parameters()) + 2 * trained) + (4 << 20)
+    kept = sum(p.numel() for p in trainer.model.parameters()) if adapted is None else trained
+    return 4 * (kept + 2 * trained) + (4 << 20)
 
 
 def save(
@@ -84,10 +85,10 @@ def save(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         if _disk_full(error):
-            free = shutil.disk_usage(run).free / 1e9
+            free, wanted = shutil.disk_usage(run).free / 1e9, size_on_disk(trainer, adapted) / 1e9
             raise ResourceError(
                 f"the disk of {run} is full ({free:.2f} GB free, and a checkpoint takes "
-                f"{size_on_disk(trainer) / 1e9:.2f} GB): {final.name} could not be saved. Earlier ones are whole: "
+                f"{wanted:.2f} GB): {final.name} could not be saved. Earlier ones are whole: "
                 "free some space, then --resume"
             ) from error
         raise

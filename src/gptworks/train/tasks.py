@@ -59,10 +59,12 @@ class Labelled:
     rows: list[np.ndarray]
     targets: np.ndarray
     padding: int
+    room: int = 0
+    """Tokens of a row that several texts may share; 0: every text has its own."""
 
     def batch(self, numbers: Sequence[int]) -> Batch:
-        """Some of them, padded. `targets` are classes; where a number is predicted it is `values`, and they are 0."""
-        batch = collate([self.rows[number] for number in numbers], self.padding)
+        """Some of them. `targets` are classes; where a number is predicted it is `values`, and they are 0."""
+        batch = collate([self.rows[number] for number in numbers], self.padding, self.room)
         chosen = torch.from_numpy(self.targets[np.asarray(numbers, dtype=np.int64)])
         if not chosen.is_floating_point():
             return batch | {"targets": chosen}
@@ -73,7 +75,7 @@ class Classification:
     """Name the class of whole texts, or predict a number; a text is one target.
 
     Every pass is a new permutation. A step's texts stand in the order of their length, so that micro-batches of like
-    length are cut from it and little is padded: the step's loss does not depend on how it is cut.
+    length are cut from it, and short ones share a row, so that little is padded: the step's loss does not depend on it.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Classification:
         return self.examples.batch(rows)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        scores = model(batch["ids"], batch["lengths"])
+        scores = model(batch["ids"], batch["ends"], batch.get("segments"))
         return label_loss(scores, batch, self.class_weights)
 
 
