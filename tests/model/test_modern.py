@@ -78,7 +78,10 @@ def test_attention_sees_distances_only():
     rotary, q, k = model.model.rotary, torch.randn(1, 1, 1, 12), torch.randn(1, 1, 1, 12)
 
     def score(at: int, seen: int) -> float:
-        turned = turn(q, *rotary(at, 1, q.dtype)), turn(k, *rotary(seen, 1, k.dtype))
+        turned = (
+            turn(q, *rotary(slice(at, at + 1), q.dtype)),
+            turn(k, *rotary(slice(seen, seen + 1), k.dtype)),
+        )
         return (turned[0] * turned[1]).sum().item()
 
     assert score(7, 3) == pytest.approx(score(40, 36), abs=1e-5)

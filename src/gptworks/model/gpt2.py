@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptworks.model.attention import attend, causal_mask
+from gptworks.model.attention import Layout, attend, causal_mask
 from gptworks.model.cache import KVCache
 from gptworks.model.config import ModelConfig
 
@@ -87,14 +87,17 @@ class Transformer(nn.Module):
         self.wte.weight.requires_grad_(not config.frozen_embedding)
         self.wpe.weight.requires_grad_(config.positions == "learned")
 
-    def forward(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+    def forward(self, ids: Tensor, cache: KVCache | None, layout: Layout | None = None) -> Tensor:
         T = ids.shape[1]
         past = 0 if cache is None else len(cache)
-        if past + T > self.context:
+        if layout is not None:
+            positions, mask = layout.positions, layout.mask
+        elif past + T > self.context:
             raise ValueError(f"{past + T} tokens do not fit the model's context of {self.context}")
-        positions = torch.arange(past, past + T, device=ids.device)
+        else:
+            positions = torch.arange(past, past + T, device=ids.device)
+            mask = causal_mask(T, past + T, ids.device)
         x = F.dropout(self.wte(ids) + self.wpe(positions), self.drop, self.training)  # (B, T, C)
-        mask = causal_mask(T, past + T, ids.device)
         for block in self.h:
             x = block(x, mask, cache)
         if cache is not None:
@@ -111,15 +114,15 @@ class GPT2(nn.Module):
         self.transformer = Transformer(config)
         self.lm_head = None if config.tied else nn.Linear(config.n_embd, config.padded_vocab, bias=False)
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: KVCache | None = None, layout: Layout | None = None) -> Tensor:
         """(B, T) token ids -> (B, T, C) hidden states after the final norm.
 
-        With a cache, the T tokens follow those it holds.
+        With a cache, the T tokens follow those it holds. A layout says where they stand instead.
 
         Raises:
             ValueError: more tokens than the context.
         """
-        return self.transformer(ids, cache)
+        return self.transformer(ids, cache, layout)
 
     @property
     def head_weight(self) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptworks.model.attention import attend, causal_mask
+from gptworks.model.attention import Layout, attend, causal_mask
 from gptworks.model.cache import KVCache
 from gptworks.model.config import ModelConfig
 from gptworks.model.rmsnorm import RMSNorm
@@ -32,9 +32,9 @@ class Rotary(nn.Module):
         self.register_buffer("cos", torch.cat([angle.cos(), angle.cos()], 1)[:, None], persistent=False)
         self.register_buffer("sin", torch.cat([-angle.sin(), angle.sin()], 1)[:, None], persistent=False)
 
-    def forward(self, past: int, T: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of positions past, past + 1, ...: two of (T, 1, D)."""
-        return self.cos[past : past + T].to(dtype), self.sin[past : past + T].to(dtype)
+    def forward(self, positions: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of positions: two of (T, 1, D), or of (B, T, 1, D) for a (B, T) tensor."""
+        return self.cos[positions].to(dtype), self.sin[positions].to(dtype)
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -114,13 +114,17 @@ class Transformer(nn.Module):
         self.rotary = Rotary(config)
         self.embed_tokens.weight.requires_grad_(not config.frozen_embedding)
 
-    def forward(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+    def forward(self, ids: Tensor, cache: KVCache | None, layout: Layout | None = None) -> Tensor:
         T = ids.shape[1]
         past = 0 if cache is None else len(cache)
-        if past + T > self.context:
+        if layout is not None:
+            positions, mask = layout.positions, layout.mask
+        elif past + T > self.context:
             raise ValueError(f"{past + T} tokens do not fit the model's context of {self.context}")
+        else:
+            positions, mask = slice(past, past + T), causal_mask(T, past + T, ids.device)
         x = F.dropout(self.embed_tokens(ids), self.drop, self.training)  # (B, T, C)
-        turns, mask = self.rotary(past, T, x.dtype), causal_mask(T, past + T, ids.device)
+        turns = self.rotary(positions, x.dtype)
         for block in self.layers:
             x = block(x, turns, mask, cache)
         if cache is not None:
@@ -137,15 +141,15 @@ class Modern(nn.Module):
         self.model = Transformer(config)
         self.lm_head = None if config.tied else nn.Linear(config.n_embd, config.padded_vocab, bias=False)
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: KVCache | None = None, layout: Layout | None = None) -> Tensor:
         """(B, T) token ids -> (B, T, C) hidden states after the final norm.
 
-        With a cache, the T tokens follow those it holds.
+        With a cache, the T tokens follow those it holds. A layout says where they stand instead.
 
         Raises:
             ValueError: more tokens than the context.
         """
-        return self.model(ids, cache)
+        return self.model(ids, cache, layout)
 
     @property
     def head_weight(self) -> Tensor:
