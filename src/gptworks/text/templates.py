@@ -10,7 +10,7 @@ A message has a `role`, a `content` and, from data of Alpaca's shape, an `input`
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -160,30 +160,34 @@ class Chat:
         return sample in text
 
     def _as_dict(self, message: Message) -> dict[str, str]:
-        parts = {name: self._mark(text) for name, text in asdict(message).items() if text or name != "input"}
-        if "input" in parts and not self.reads_input:
-            parts["content"] += "\n\n" + parts.pop("input")
-        return parts
+        content, input = self._mark(message.content), self._mark(message.input)
+        if not input:
+            return {"role": message.role, "content": content}
+        if not self.reads_input:
+            return {"role": message.role, "content": f"{content}\n\n{input}"}
+        return {"role": message.role, "content": content, "input": input}
 
     def _pieces(self, messages: Sequence[Message], *, asks: bool) -> Iterator[tuple[str, bool]]:
         """(text, whether the assistant says it), cut wherever generation would begin or end.
 
         Ids never reach over a cut, in training as in generation.
         """
-        done = ""
+        done = text = ""
         for number, message in enumerate(messages):
             if message.role == "assistant":
                 before = self._further(done, self._render(messages[:number], prompt=True))
                 yield before, False
-                answer = self._further(done + before, self._render(messages[: number + 1]))
+                text = self._render(messages[: number + 1])
+                answer = self._further(done + before, text)
                 stop = answer.find(self.end)
                 if stop < 0:
                     raise ConfigError("the chat template leaves out the end of an answer")
                 said = answer[: stop + len(self.end)]
                 yield said, True
                 done += before + said
-        rest = self._render(messages, prompt=asks)
-        if more := self._further(done, rest):
+        if asks or messages[-1].role != "assistant":
+            text = self._render(messages, prompt=asks)
+        if more := self._further(done, text):
             yield more, False
 
     def _further(self, done: str, text: str) -> str:
@@ -201,15 +205,13 @@ class Chat:
         return self._special.sub(lambda found: found.group()[0] + MARK + found.group()[1:], text)
 
     def _encode(self, text: str) -> list[int]:
-        if MARK not in text:
-            return self.tokenizer.encode(text, specials=True)
+        """Ids of a rendered text, whose special tokens are the template's own."""
         ids: list[int] = []
-        assert self._special is not None
-        for part in re.split(f"({self._special.pattern})", text):
-            if self._special.fullmatch(part):
+        for number, part in enumerate(self._special.split(text) if self._special else [text]):
+            if number % 2:
                 ids.append(self.tokenizer.special_tokens[part])
-            else:
-                ids += self.tokenizer.encode(self._unmark(part))
+            elif part:
+                ids += self.tokenizer.encode_batch([self._unmark(part)])[0].tolist()
         return ids
 
     def _unmark(self, text: str) -> str:
@@ -222,7 +224,7 @@ class Chat:
     @cached_property
     def _special(self) -> re.Pattern[str] | None:
         longest_first = sorted(self.tokenizer.special_tokens, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
 
 
 def adopt(tokenizer: Tokenizer, source: str, added: Sequence[str] = ()) -> Tokenizer:
