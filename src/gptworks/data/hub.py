@@ -12,6 +12,7 @@ from typing import Any
 
 from gptworks.data.readings import column
 from gptworks.data.records import Document, Keys, from_record
+from gptworks.data.tables import Columns, Table
 from gptworks.errors import DataError
 
 ROWS = 256
@@ -36,7 +37,7 @@ def pin(name: str, split: str) -> str:
         raise DataError(f"{name}: the Hub needs the datasets library: pip install 'gptworks[data]'") from None
 
     datasets.disable_progress_bars()
-    with _in_one_line(f"{name} (split {split})"):
+    with in_one_line(f"{name} (split {split})"):
         pinned = {
             "repository": repository,
             "configuration": configuration or None,
@@ -48,7 +49,7 @@ def pin(name: str, split: str) -> str:
 
 
 @contextmanager
-def _in_one_line(name: str) -> Iterator[None]:
+def in_one_line(name: str) -> Iterator[None]:
     """Turn what the Hub's libraries raise into a DataError with its first line."""
     try:
         yield
@@ -82,7 +83,7 @@ def batches(pinned: str, keys: Keys, state: State | None) -> Iterator[tuple[list
     if state is not None:
         row = state["row"]
         stream.load_state_dict(state["stream"])
-    with _in_one_line(name):
+    with in_one_line(name):
         for table in stream.iter(batch_size=ROWS):
             texts, sets = (column(table, key, table.num_rows) for key in (keys.text, keys.set))
             found = [
@@ -91,6 +92,38 @@ def batches(pinned: str, keys: Keys, state: State | None) -> Iterator[tuple[list
             ]
             row += table.num_rows
             yield found, {"row": row, "stream": stream.state_dict()}
+
+
+def tables(name: str, limit: int | None) -> list[tuple[str, Table]]:
+    """Every split of a dataset as a table of its first `limit` rows, for data that fits into memory.
+
+    Raises:
+        DataError: there is no such dataset or configuration, or nobody answers.
+    """
+    repository, _, configuration = name.removeprefix("hf:").partition(":")
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(f"{name}: the Hub needs the datasets library: pip install 'gptworks[data]'") from None
+
+    datasets.disable_progress_bars()
+    with in_one_line(name):
+        found = datasets.load_dataset(repository, configuration or None, streaming=True)
+        return [
+            (
+                str(split),
+                Table(f"{name} (split {split})", _columns(rows if limit is None else rows.take(limit))),
+            )
+            for split, rows in found.items()
+        ]
+
+
+def _columns(rows: Any) -> Columns:
+    columns: Columns = {}
+    for batch in rows.iter(batch_size=ROWS):
+        for name, values in batch.items():
+            columns.setdefault(name, []).extend(values)
+    return columns
 
 
 def _stream(pinned: str, name: str, keys: Keys) -> Any:
