@@ -88,12 +88,12 @@ def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:
         material=work,
         duties=_duties(recipe, work),
         ignores=record.INSTRUCTING_IGNORES,
-        announce=lambda say: _announce(recipe, work, say),
+        announce=lambda say: _announce(work, say),
         farewell=lambda trainer, reason: _farewell(recipe, work, trainer, reason),
     )
 
 
-def _announce(recipe: Recipe, work: Instructing, say: Callable[[str], None]) -> None:
+def _announce(work: Instructing, say: Callable[[str], None]) -> None:
     found = work.conversations
     say(
         f"{found.path}: {found.kind}; "
@@ -107,10 +107,9 @@ def _announce(recipe: Recipe, work: Instructing, say: Callable[[str], None]) -> 
                 f"{split}: {encoded.shortened:,} examples longer than the model reads are shortened, their answers "
                 f"whole; {encoded.dropped:,} do not fit and are left out"
             )
-    name = recipe.instruct.template
-    own = name is None or "\n" in name or "{" in name
+    name = work.template or "the MODEL's own"
     say(
-        f"template: {'its own' if own else name}; an answer ends with {work.tokenizer.eos}"
+        f"template: {'your own' if '{' in name else name}; an answer ends with {work.tokenizer.eos}"
         + (f"; new tokens: {', '.join(work.added)}" if work.added else "")
     )
     every = sum(param.numel() for param in work.model.parameters())

@@ -113,6 +113,8 @@ class Instructing:
     """What measures a held-out split, where it holds anything."""
     tokenizer: Tokenizer
     """With the template, and the special tokens it needs."""
+    template: str | None
+    """Its name, or what names or holds one of a person's own; None: the base's own."""
     added: tuple[str, ...]
     """Special tokens that the base does not know."""
     adapted: Adapted | None
@@ -148,7 +150,10 @@ def settle(
         )
     folder = checkpoint.resolve(recipe.base)
     plain, config = checkpoint.load_tokenizer(folder), checkpoint.read_config(folder)
-    tokenizer = with_template(plain, options)
+    name = options.template
+    if name is None and plain.chat_template is None:
+        name = DEFAULT_TEMPLATE
+    tokenizer = with_template(plain, name, options.add_tokens)
     if resumed is not None and checkpoint.load_tokenizer(resumed).chat_template != tokenizer.chat_template:
         raise CheckpointError(
             f"{recipe.out} was begun with another chat template: give that one back, or start anew with another --out"
@@ -184,20 +189,19 @@ def settle(
     added = tuple(name for name in tokenizer.special_tokens if name not in plain.special_tokens)
     model = starting_model(recipe, folder, tokenizer, added)
     adapted = Adapted(recipe.lora, checkpoint.origin(recipe.base)) if recipe.lora.rank else None
-    return Instructing(model, task, plan, losses, tokenizer, added, adapted, conversations, encoded)
+    return Instructing(model, task, plan, losses, tokenizer, name, added, adapted, conversations, encoded)
 
 
-def with_template(tokenizer: Tokenizer, options: InstructOptions) -> Tokenizer:
-    """The base's tokenizer, writing conversations as the recipe says.
+def with_template(tokenizer: Tokenizer, name: str | None, added: tuple[str, ...]) -> Tokenizer:
+    """The base's tokenizer, writing conversations by this template, or with None by its own.
 
     Raises:
         ConfigError: there is no such template, or it cannot be used.
     """
-    if options.template is None and tokenizer.chat_template is not None:
-        return templates.adopt(tokenizer, tokenizer.chat_template, options.add_tokens)
-    name = options.template or DEFAULT_TEMPLATE
-    added = (*templates.ADDED.get(name, ()), *options.add_tokens)
-    return templates.adopt(tokenizer, templates.find(name), added)
+    if name is None:
+        assert tokenizer.chat_template is not None
+        return templates.adopt(tokenizer, tokenizer.chat_template, added)
+    return templates.adopt(tokenizer, templates.find(name), (*templates.ADDED.get(name, ()), *added))
 
 
 def longest_example(options: InstructOptions, config: ModelConfig) -> int:
@@ -245,7 +249,7 @@ def untrained(recipe: Recipe, work: Instructing) -> Model:
 def resolved(recipe: Recipe, work: Instructing) -> Recipe:
     """The recipe with what was left open filled in; a template of one's own is kept as its text."""
     settled = {"micro_batch": work.plan.micro_batch, "precision": work.plan.precision.name}
-    template = recipe.instruct.template
+    template = work.template
     if template is not None and template not in templates.names():
         template = work.tokenizer.chat_template
     return dataclasses.replace(
