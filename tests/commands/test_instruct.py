@@ -99,7 +99,7 @@ def straight(base, data, kind, tmp_path_factory):
 def full(base, data, short, tmp_path_factory):
     """A run that trained all weights until it knew the answers."""
     out = tmp_path_factory.mktemp("full") / "run"
-    more = f"--template {short} --train.max-steps 120 --train.dropout 0 --test-fraction 0.1"
+    more = f"--template {short} --train.max-steps 120 --train.dropout 0 --test-fraction 0.1 --save.every 60"
     assert gptworks(start(base, data, out, more)) == 0
     return out
 
@@ -107,6 +107,10 @@ def full(base, data, short, tmp_path_factory):
 def rows(run):
     kept = runs.read_rows(run / "metrics.jsonl")
     return [{name: value for name, value in row.items() if name not in TIMED} for row in kept]
+
+
+def losses(run):
+    return [row.get("loss", row.get("val_loss")) for row in rows(run)]
 
 
 def tensors(run):
@@ -133,8 +137,12 @@ def results(run, name="instruct-test"):
 def test_it_learns_to_answer_and_what_it_says_is_kept(full):
     result, said = results(full), results(full, "responses")
     assert result["loss"]["before"] > 4
-    assert result["loss"]["last"] < 0.3  # guessing between the two answers costs 0.2 a token, knowing them nothing
-    assert [row["output"] for row in said] == ["yes" if row["instruction"][-1] == "!" else "no" for row in said]
+    assert (
+        result["loss"]["last"] < 0.3
+    )  # guessing between the two answers costs 0.2 a token, knowing them nothing
+    assert [row["output"] for row in said] == [
+        "yes" if row["instruction"][-1] == "!" else "no" for row in said
+    ]
     right = [row["model_response"] == row["output"] for row in said]
     assert sum(right) >= 5
     assert result["responses"]["exact_match"] == sum(right) / 6
@@ -209,28 +217,22 @@ def test_a_finished_run_resumes_to_itself(straight):
 
 @pytest.mark.parametrize("packing", ["on", "off"])
 def test_half_the_micro_batch_is_the_same_update(base, data, short, tmp_path, packing):
-    for size in (8, 4, 1):
+    for size in (8, 3):
         more = f"--template {short} --train.dropout 0 --train.max-steps 4 --packing {packing} --responses 0"
         assert gptworks(start(base, data, tmp_path / str(size), f"{more} --train.micro-batch {size}")) == 0
     whole = tensors(tmp_path / "8")
-    for size in ("4", "1"):
-        assert [row.get("loss", row.get("val_loss")) for row in rows(tmp_path / size)] == pytest.approx(
-            [row.get("loss", row.get("val_loss")) for row in rows(tmp_path / "8")], rel=1e-5
-        )
-        found = tensors(tmp_path / size)
-        for name in whole:
-            if name.startswith("model"):
-                torch.testing.assert_close(found[name], whole[name], rtol=0, atol=1e-4)
+    assert losses(tmp_path / "3") == pytest.approx(losses(tmp_path / "8"), rel=1e-5)
+    found = tensors(tmp_path / "3")
+    for name in whole:
+        if name.startswith("model"):
+            torch.testing.assert_close(found[name], whole[name], rtol=0, atol=1e-4)
 
 
 def test_packed_and_padded_are_one_run(base, data, short, tmp_path):
     for packing in ("on", "off"):
         more = f"--template {short} --train.dropout 0 --train.max-steps 4 --packing {packing} --responses 0"
         assert gptworks(start(base, data, tmp_path / packing, more)) == 0
-    one, other = (
-        [row.get("loss", row.get("val_loss")) for row in rows(tmp_path / name)] for name in ("on", "off")
-    )
-    assert one == pytest.approx(other, rel=1e-5)
+    assert losses(tmp_path / "on") == pytest.approx(losses(tmp_path / "off"), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -252,9 +254,10 @@ def test_tokens_of_a_template_are_learned_beside_an_adapter(chatml, base):
     mean = before.head_weight[:257].mean(0)
     assert (new - mean).abs().max() > 0.01  # where they began
     asked = json.loads((folder / "adapter_config.json").read_text())
-    assert asked["modules_to_save"] == ["wte"]
+    assert asked["modules_to_save"] == ["wte", "lm_head"]
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_peft_opens_it_beside_a_base_with_as_many_rows(chatml, base):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -293,17 +296,20 @@ def test_merged_is_an_ordinary_model_that_answers_the_same(chatml, tmp_path, cap
         torch.testing.assert_close(theirs(ids).logits, ours.logits(ours(ids)), rtol=1e-5, atol=1e-5)
 
 
-def test_inspect_says_what_it_is(chatml, capsys):
+def test_inspect_says_what_it_is(chatml, base, capsys):
     assert gptworks(f"inspect {chatml}") == 0
     said = capsys.readouterr().out
     assert "validation loss" in said
     assert "259" in said
+    assert f"LoRA of rank 4 for {base}" in said
     assert "None" not in said
 
 
 def test_a_model_that_was_taught_goes_on_with_its_own_template(full, data, tmp_path):
     assert (
-        gptworks(f"finetune instruct --model {full} --data {data} --out {tmp_path / 'run'} --train.max-steps 1")
+        gptworks(
+            f"finetune instruct --model {full} --data {data} --out {tmp_path / 'run'} --train.max-steps 1"
+        )
         == 0
     )
     saved = checkpoint.load_tokenizer(runs.find_checkpoint(tmp_path / "run"))
@@ -324,7 +330,7 @@ def test_chats_of_several_turns_are_learned(base, short, tmp_path):
     assert [m["role"] for m in said[0]["messages"]] == ["user", "assistant"]
 
 
-def test_a_recipe_says_itself_what_it_is_for(data, byte_tokenizer, repository, tmp_path, capsys):
+def test_a_recipe_says_itself_what_it_is_for(data, byte_tokenizer, repository, tmp_path):
     checkpoint.save(tiny(byte_tokenizer, context=320), tmp_path / "base", byte_tokenizer)
     line = f"finetune {repository}/recipes/dalpino-lora.toml --model {tmp_path}/base --data {data} --limit 60"
     assert gptworks(f"{line} --out {tmp_path}/run --train.epochs 1 --responses 1 --answer-tokens 4") == 0
@@ -335,12 +341,13 @@ def test_a_recipe_says_itself_what_it_is_for(data, byte_tokenizer, repository, t
     assert not saved.keys() & {"model", "sample", "prepare", "classify"}
     config = json.loads((runs.find_checkpoint(tmp_path / "run") / "adapter_config.json").read_text())
     assert config["lora_alpha"] / config["r"] == 2.0
-    assert gptworks(f"{line} --out {tmp_path}/run --train.epochs 1 --resume --responses 1") == 2
-    assert "was begun with instruct.responses" in capsys.readouterr().err or True
 
 
 BAD = [
-    ("--template alpca", "--template alpca is neither a file nor one of alpaca, chatml, dalpino, raschka, susac"),
+    (
+        "--template alpca",
+        "--template alpca is neither a file nor one of alpaca, chatml, dalpino, raschka, susac",
+    ),
     ("--template '{{ messages[0].content }}'", "puts no special token after an answer"),
     ("--template '{% if %}'", "the chat template is no Jinja: line 1"),
     ("--template '{{ nothing.there }}'", "the chat template does not render: 'nothing' is undefined"),
@@ -418,17 +425,13 @@ def test_a_recipe_for_nothing_or_for_two_things(tmp_path, capsys):
 
 def test_two_processes_take_the_steps_of_one(base, data, short, tmp_path):
     line = f"--template {short} --train.max-steps 4 --batch 7 --eval.every 2 --train.dropout 0 --lora.rank 4"
-    for count in (1, 2):
-        out = tmp_path / str(count)
-        words = shlex.split(f"finetune instruct --model {base} --data {data} --out {out} --responses 2 {line}")
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *torchrun, "-m", "gptworks", *words]
-        subprocess.run(command, env=env, check=True, capture_output=True, timeout=200)
-    alone, shared = (
-        [row.get("loss", row.get("val_loss")) for row in rows(tmp_path / count)] for count in ("1", "2")
-    )
-    assert shared == pytest.approx(alone, rel=1e-5)
-    assert results(tmp_path / "2")["loss"]["last"] == pytest.approx(
-        results(tmp_path / "1")["loss"]["last"], rel=1e-5
-    )
+    command = f"finetune instruct --model {base} --data {data} --responses 2 {line}"
+    assert gptworks(f"{command} --out {tmp_path / '1'}") == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*torchrun, "-m", "gptworks", *shlex.split(f"{command} --out {tmp_path / '2'}")]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(words, env=env, check=True, capture_output=True, timeout=200)
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
+    measured = [results(tmp_path / count)["loss"] for count in ("1", "2")]
+    assert measured[1]["last"] == pytest.approx(measured[0]["last"], rel=1e-5)
+    assert measured[1]["before"] == measured[0]["before"]

@@ -203,11 +203,15 @@ def _put(model: nn.Module, name: str, adapter: Adapter, rank: int) -> lora.LoraL
 
 def _whole(model: nn.Module) -> dict[str, Tensor]:
     """A classifier's head, and embeddings where they are trained."""
-    return {
+    whole = {
         name: _without_padding(name, param, model)
         for name, param in model.named_parameters()
         if name.startswith("score.") or (name.endswith(VOCABULARY) and param.requires_grad)
     }
+    tables = [rows for name, rows in whole.items() if name.endswith(VOCABULARY)]
+    if len(tables) == 1:  # PEFT knows of no tie: it puts a copy in place of each
+        whole["lm_head.weight"] = tables[0].clone()
+    return whole
 
 
 def _without_padding(name: str, param: Tensor, model: nn.Module) -> Tensor:
