@@ -1,5 +1,6 @@
 """Every command in the guides runs (```bash) or at least parses (```sh); what is generated is fresh."""
 
+import json
 import re
 import shlex
 
@@ -30,6 +31,10 @@ def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
     messages = [(label, f"{text} {number}") for number in range(40) for label, text in kinds.items()]
     (tmp_path / "messages.tsv").write_text("".join(f"{label}\t{text}\n" for label, text in messages))
     (tmp_path / "messages.txt").write_text("".join(f"{text}\n" for _, text in messages[:3]))
+    counting = [
+        {"instruction": f"Name the number after {n}.", "input": "", "output": str(n + 1)} for n in range(90)
+    ]
+    (tmp_path / "alpaca.json").write_text(json.dumps(counting))
     monkeypatch.chdir(tmp_path)
     ran = 0
     for words in commands((repository / "docs" / name).read_text(), "bash"):

@@ -21,7 +21,12 @@ from gptworks import __version__
 from gptworks.errors import ConfigError, UserError
 from gptworks.recipefile import layer, one_line, tables
 
-FLAT = {"prepare": "prepare", "tokenizer train": "bpe", "finetune classify": "classify"}
+FLAT = {
+    "prepare": "prepare",
+    "tokenizer train": "bpe",
+    "finetune classify": "classify",
+    "finetune instruct": "instruct",
+}
 """Verbs whose own table is written without its prefix: `prepare --sources`, not `prepare --prepare.sources`."""
 
 MAKES = {"prepare": "data", "tokenizer train": "tokenizer"}
@@ -65,6 +70,7 @@ def build() -> App:
     )
     app.command(finetune)
     verb(finetune, "finetune:classify", "Teach a GPT to name a text's class, from examples.")
+    verb(finetune, "instruct:instruct", "Teach a GPT to answer, from instructions or conversations.")
     verb(app, "classify:classify", "Say the class of texts, with a fine-tuned classifier.")
     verb(app, "merge:merge", "Fold a LoRA adapter into the weights.")
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
@@ -153,9 +159,11 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
 
 def _task(file: Path) -> str:
     """`finetune RECIPE` does what the recipe has a table for."""
-    if "classify" not in tables(file):
-        raise ConfigError(f"{file} has no table [classify], so what to fine-tune for is not said")
-    return "classify"
+    found = [task for task in ("classify", "instruct") if task in tables(file)]
+    if len(found) != 1:
+        have = "the tables [classify] and" if found else "no table [classify] or"
+        raise ConfigError(f"{file} has {have} [instruct], so what to fine-tune for is not said")
+    return found[0]
 
 
 def _recipe_of_run(rest: list[str]) -> Path | None:

@@ -355,12 +355,47 @@ class ClassifyOptions:
     """The score on validation that says which of the tries is best."""
 
 
+@Parameter(group="instruct")
+@dataclass(frozen=True, kw_only=True)
+class InstructOptions:
+    """Fine-tuning to answer, from instructions or conversations."""
+
+    template: str | None = None
+    """How a conversation is written: alpaca, chatml, dalpino, raschka, susac, a Jinja file, or its text. It goes with
+    every checkpoint. Default: the one the MODEL has; alpaca where it has none."""
+    add_tokens: Annotated[tuple[str, ...], Parameter(negative_iterable=())] = ()
+    """Strings of your own template that are to be special tokens, of one id each."""
+    mask_prompt: bool = True
+    """Learn the assistant's answers alone; --no-mask-prompt: what it is asked, too."""
+    val_fraction: Fraction = 0.05
+    """Share held out to watch training with, by hash of what is asked, where the data has no validation split."""
+    test_fraction: Fraction = 0.05
+    """Share held out for loss and answers at the end, where the data has no test split."""
+    split_seed: NonNegativeInt = 123
+    """Fixes the splits, apart from train.seed."""
+    limit: PositiveInt | None = None
+    """Only the first N examples of each file."""
+    batch: PositiveInt = 32
+    """Examples per optimizer step, over all devices."""
+    max_tokens: PositiveInt | None = None
+    """Longest example; see too_long. Default: the model's context."""
+    too_long: Literal["shorten", "drop"] = "shorten"
+    """Longer examples. shorten: later turns go first, then the end of what is asked; an answer stays whole, and where
+    even that is too long the example is left out. drop: all of them are left out."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Put several examples into one row, where they do not see each other, instead of padding. auto: on a GPU."""
+    responses: NonNegativeInt = 20
+    """Answer so many test examples after training, kept in results/responses.json with scores; 0: none."""
+    answer_tokens: PositiveInt = 256
+    """Longest of these answers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One piece of work, from texts to a trained model. A verb uses its own tables and leaves the others alone."""
 
     data: Path | None = None
-    """Dataset folder: what `prepare` writes and `pretrain` reads. For `finetune classify`: labelled texts."""
+    """Dataset folder: what `prepare` writes and `pretrain` reads. For `finetune`: its examples."""
     out: Path | None = None
     """Run folder."""
     tokenizer: str | None = None
@@ -372,6 +407,7 @@ class Recipe:
     optim: OptimOptions = field(default_factory=OptimOptions)
     lora: LoraOptions = field(default_factory=LoraOptions)
     classify: ClassifyOptions = field(default_factory=ClassifyOptions)
+    instruct: InstructOptions = field(default_factory=InstructOptions)
     eval: EvalOptions = field(default_factory=EvalOptions)
     save: SaveOptions = field(default_factory=SaveOptions)
     sample: SampleOptions = field(default_factory=SampleOptions)

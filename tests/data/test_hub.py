@@ -160,3 +160,58 @@ def test_nobody_answers(tmp_path, tokenizer):
     (said,) = in_child(endpoint, tmp_path, code)
     assert said.startswith("hf:someone/texts (split train): ")
     assert "refused" in said
+
+
+CONVERSATIONS = """
+from gptworks.data.conversations import load
+from gptworks.recipe import InstructOptions
+
+def read(name, **options):
+    try:
+        found = load(Path(name), InstructOptions(**options))
+    except UserError as error:
+        return str(error)
+    texts = {split: [[m.content for m in one] for one in kept] for split, kept in found.splits.items()}
+    return {"splits": texts, "kind": found.kind, "remarks": found.remarks}
+
+print(json.dumps(read("hf:someone/alpaca")))
+print(json.dumps(read("hf:someone/alpaca", limit=3, val_fraction=0, test_fraction=0)))
+print(json.dumps(read("hf:someone/chats")))
+print(json.dumps(read("hf:someone/nothing")))
+print(json.dumps(read("hf:someone/texts:body")))
+"""
+
+
+def test_conversations_come_from_the_hub_in_both_shapes_with_their_splits(
+    repository, endpoint, tokenizer, tmp_path
+):
+    tokenizer.save(tmp_path / "tokenizer")
+    alpaca, chats = (repository.parent / name / "data" for name in ("alpaca", "chats"))
+    for folder in (alpaca, chats):
+        folder.mkdir(parents=True)
+    rows = [{"instruction": f"do {n}", "input": "", "output": f"done {n}", "text": "x"} for n in range(300)]
+    pq.write_table(pa.Table.from_pylist(rows), alpaca / "train-00000-of-00001.parquet")
+    for split, n in (("train", 5), ("test", 2)):
+        said = [
+            {
+                "messages": [
+                    {"role": "user", "content": f"{split} {i}"},
+                    {"role": "assistant", "content": "yes"},
+                ]
+            }
+            for i in range(n)
+        ]
+        pq.write_table(pa.Table.from_pylist(said), chats / f"{split}-00000-of-00001.parquet")
+    whole, first, turns, absent, other = in_child(endpoint, tmp_path, CONVERSATIONS)
+    assert sum(map(len, whole["splits"].values())) == 300
+    assert sorted(whole["splits"]["train"] + whole["splits"]["val"] + whole["splits"]["test"]) == sorted(
+        [row["instruction"], row["output"]] for row in rows
+    )
+    assert first["splits"]["train"] == [[f"do {n}", f"done {n}"] for n in range(3)]
+    assert turns["kind"] == "conversations in messages"
+    assert sorted(turns["splits"]["test"]) == [["test 0", "yes"], ["test 1", "yes"]]
+    assert len(turns["splits"]["train"]) + len(turns["splits"]["val"]) == 5
+    assert absent.startswith("hf:someone/nothing: ")
+    assert other.startswith(
+        "hf:someone/texts:body (split train) has the columns body; wanted are instruction"
+    )

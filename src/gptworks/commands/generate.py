@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gptworks.generate.engine import Piece
+    from gptworks.text.tokenizer import Tokenizer
 
 
 def generate(
@@ -25,6 +26,11 @@ def generate(
     /,
     *,
     prompt: Annotated[str, Parameter(help="What to continue. Without it, a text from its beginning.")] = "",
+    instruction: Annotated[
+        str | None,
+        Parameter(help="What to answer, asked as the model was taught: by the template in its folder."),
+    ] = None,
+    input: Annotated[str, Parameter(help="What the instruction is about.")] = "",
     settings: Annotated[GenerateSettings, Parameter(name="*")] = GenerateSettings(),  # noqa: B008 - frozen
     stream: Annotated[bool, Parameter(negative=(), help="Print the text as it comes.")] = False,
     json: Annotated[
@@ -32,9 +38,8 @@ def generate(
         Parameter(negative=(), help="Print a list with prompt, text, ids and finish_reason of every sample."),
     ] = False,
 ) -> None:
-    """Continue a prompt with a trained model."""
-    if stream and json:
-        raise ConfigError("--stream and --json exclude each other: leave out one of them")
+    """Continue a prompt with a trained model, or have it answer an instruction."""
+    _check_together(stream=stream, json=json, prompt=prompt, instruction=instruction, input=input)
     settings = dataclasses.replace(settings, stop=tuple(_interpret(string) for string in settings.stop))
     settings.check()
     from gptworks.generate import engine
@@ -47,18 +52,45 @@ def generate(
     device = default_device()
     # A GPU reads half the bytes in half the time; on a CPU one row at a time is fastest in float32.
     dtype = DTYPES["fp32" if device.type == "cpu" else fast_dtype(device)]
+    asked: str | list[int] = prompt
+    if instruction is not None:
+        asked, prompt = _as_taught(spec, tokenizer, instruction, input), ""
     model = checkpoint.load(folder, dtype=dtype).to(device)
+    if instruction is not None and settings.max_tokens is None:
+        settings = dataclasses.replace(settings, max_tokens=model.config.context)
     if stream:
-        _print_pieces(prompt, settings.samples, engine.stream(model, tokenizer, prompt, settings))
+        _print_pieces(prompt, settings.samples, engine.stream(model, tokenizer, asked, settings))
         return
-    samples = engine.generate(model, tokenizer, prompt, settings)
+    samples = engine.generate(model, tokenizer, asked, settings)
     if json:
         lines = [jsons.dumps(dataclasses.asdict(sample), ensure_ascii=False) for sample in samples]
         print("[" + ",\n ".join(lines) + "]")
         return
     for number, sample in enumerate(samples):
         _print_heading(number, len(samples))
-        print(sample.prompt + sample.text)
+        print(sample.text if instruction is not None else sample.prompt + sample.text)
+
+
+def _check_together(*, stream: bool, json: bool, prompt: str, instruction: str | None, input: str) -> None:
+    if stream and json:
+        raise ConfigError("--stream and --json exclude each other: leave out one of them")
+    if prompt and instruction is not None:
+        raise ConfigError("--prompt and --instruction exclude each other: leave out one of them")
+    if input and instruction is None:
+        raise ConfigError("--input goes with --instruction")
+
+
+def _as_taught(spec: str, tokenizer: Tokenizer, instruction: str, input: str) -> list[int]:
+    """Ids of an instruction in the template that the model was trained with."""
+    from gptworks.errors import CheckpointError
+    from gptworks.text.templates import Chat, Message
+
+    if tokenizer.chat_template is None:
+        raise CheckpointError(
+            f"{spec} was not taught to answer: it has no chat template. Use --prompt, or teach it with "
+            "gptworks finetune instruct"
+        )
+    return Chat(tokenizer).prompt([Message("user", instruction, input)])
 
 
 def _print_heading(number: int, of: int) -> None:

@@ -98,7 +98,8 @@ def _run(run: Path, *, verify: bool) -> dict[str, Any]:
             "best": best["val_loss"],
             "at step": best["step"],
         }
-        facts["bits per byte"] = measured[-1].get("val_bpb")
+        if "val_bpb" in measured[-1]:
+            facts["bits per byte"] = measured[-1]["val_bpb"]
     have = runs.checkpoints(run)
     facts["checkpoints"] = [checkpoint.path.name for checkpoint in have] or "none yet"
     if have:
@@ -111,7 +112,7 @@ def _run(run: Path, *, verify: bool) -> dict[str, Any]:
 
 def _model(folder: Path, *, verify: bool) -> dict[str, Any]:
     from gptworks import runs
-    from gptworks.model import checkpoint, sizing
+    from gptworks.model import adapter, checkpoint, sizing
 
     config = checkpoint.read_config(folder)
     facts: dict[str, Any] = {
@@ -122,6 +123,11 @@ def _model(folder: Path, *, verify: bool) -> dict[str, Any]:
         "vocabulary": config.vocab_size,
         "files": {file.name: file.stat().st_size for file in sorted(folder.glob("*")) if file.is_file()},
     }
+    if adapter.is_adapter(folder):
+        found = adapter.read(folder)
+        facts["adapter"] = f"LoRA of rank {found.config['r']} for {found.base}"
+    if (folder / "chat_template.jinja").is_file():
+        facts["taught to answer"] = "by chat_template.jinja; ask it with generate --instruction"
     if (folder / runs.STATE).is_file():
         state = json.loads((folder / runs.STATE).read_text(encoding="utf-8"))
         facts["trained"] = {name: state[name] for name in ("step", "epoch", "tokens") if name in state}

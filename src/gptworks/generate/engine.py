@@ -23,6 +23,9 @@ from gptworks.text.tokenizer import Tokenizer
 
 __all__ = ["FinishReason", "GenerateSettings", "Piece", "Sample", "generate", "stream"]
 
+MAX_TOKENS = 64
+"""Of a sample, where nobody says."""
+
 FinishReason = Literal["stop", "length", "eos"]
 """Why a sample ended: a stop string, max_tokens or the context, or the model's own end of text."""
 
@@ -52,8 +55,12 @@ class Piece:
     """Set on a sample's last piece."""
 
 
-def generate(model: Model, tokenizer: Tokenizer, prompt: str, settings: GenerateSettings) -> list[Sample]:
+def generate(
+    model: Model, tokenizer: Tokenizer, prompt: str | list[int], settings: GenerateSettings
+) -> list[Sample]:
     """Continue a prompt, `settings.samples` times. An empty prompt starts at the beginning of a document.
+
+    A prompt may be given as ids, such as a chat template makes.
 
     Raises:
         ConfigError: settings that contradict each other, or a prompt that fills the model's context.
@@ -69,10 +76,13 @@ def generate(model: Model, tokenizer: Tokenizer, prompt: str, settings: Generate
         if piece.id is not None:
             ids[piece.sample].append(piece.id)
         reasons[piece.sample] = piece.finish_reason or "length"
-    return [Sample(prompt, *parts) for parts in zip(texts, ids, reasons, strict=True)]
+    said = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+    return [Sample(said, *parts) for parts in zip(texts, ids, reasons, strict=True)]
 
 
-def stream(model: Model, tokenizer: Tokenizer, prompt: str, settings: GenerateSettings) -> Iterator[Piece]:
+def stream(
+    model: Model, tokenizer: Tokenizer, prompt: str | list[int], settings: GenerateSettings
+) -> Iterator[Piece]:
     """The same, piece by piece as tokens come; the samples' pieces take turns.
 
     Raises:
@@ -122,7 +132,9 @@ def _piece(sample: int, text: SampleText, id: int, ends: bool, last: bool) -> Pi
     return Piece(sample, said, None if ends else id, reason)
 
 
-def _by_beams(model: Model, tokenizer: Tokenizer, prompt: str, settings: GenerateSettings) -> list[Sample]:
+def _by_beams(
+    model: Model, tokenizer: Tokenizer, prompt: str | list[int], settings: GenerateSettings
+) -> list[Sample]:
     settings.check()
     ids = prompt_ids(model, tokenizer, prompt)
     n_new = room(model, ids, settings)
@@ -134,12 +146,15 @@ def _by_beams(model: Model, tokenizer: Tokenizer, prompt: str, settings: Generat
         text = SampleText(tokenizer, settings.stop)
         said = "".join(text.push(id) for id in beam.ids) + text.end()
         reason: FinishReason = "stop" if text.stopped else "eos" if beam.ended else "length"
-        samples.append(Sample(prompt, said, beam.ids, reason))
+        asked = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+        samples.append(Sample(asked, said, beam.ids, reason))
     return samples
 
 
-def prompt_ids(model: Model, tokenizer: Tokenizer, prompt: str) -> list[int]:
+def prompt_ids(model: Model, tokenizer: Tokenizer, prompt: str | list[int]) -> list[int]:
     """A prompt as the model has seen texts begin: after the beginning mark, where there is one of its own.
+
+    Ids are taken as they are.
 
     Raises:
         CheckpointError: the tokenizer has ids that the model has not.
@@ -150,6 +165,8 @@ def prompt_ids(model: Model, tokenizer: Tokenizer, prompt: str) -> list[int]:
             f"the tokenizer has {tokenizer.vocab_size:,} ids and the model {model.config.vocab_size:,}: "
             "it is not this model's"
         )
+    if not isinstance(prompt, str):
+        return prompt
     ids = ([] if tokenizer.bos_id is None else [tokenizer.bos_id]) + tokenizer.encode(prompt)
     if not ids:
         if tokenizer.eos_id is None:
@@ -168,4 +185,4 @@ def room(model: Model, ids: list[int], settings: GenerateSettings) -> int:
             f"the prompt has {len(ids):,} tokens, and the model's context of {context:,} must hold "
             "the answer too: shorten it"
         )
-    return min(settings.max_tokens, context - len(ids))
+    return min(settings.max_tokens or MAX_TOKENS, context - len(ids))

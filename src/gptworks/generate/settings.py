@@ -17,8 +17,9 @@ from gptworks.errors import ConfigError
 class GenerateSettings:
     """What to draw, how much, and where to stop."""
 
-    max_tokens: PositiveInt = 64
-    """Tokens per sample at most; fewer at a stop string, the end of text, or the model's context."""
+    max_tokens: PositiveInt | None = None
+    """Tokens per sample at most; fewer at a stop string, the end of text, or the model's context.
+    Default: 64; an answer to an instruction may fill the context."""
     temperature: NonNegativeFloat = 0.8
     """Below 1 sharpens, above 1 flattens the distribution; 0 always takes the likeliest token."""
     top_k: NonNegativeInt = 50

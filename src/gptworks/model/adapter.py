@@ -2,6 +2,8 @@
 
     FOLDER/adapter_config.json         rank, alpha, layers, and the name of the base
            adapter_model.safetensors   base_model.model.NAME.lora_A.weight (rank, in), .lora_B.weight (out, rank)
+                                       base_model.model.NAME of what was trained whole: a classifier's head, or
+                                       embeddings, where tokens were added
            gptworks.json               the base's fingerprint; the labels of a classifier
 
 PEFT keeps A and B as linear layers whichever way the base stores its weight, so they are ours as they are; where
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from gptworks.errors import CheckpointError
 from gptworks.model import lora
+from gptworks.model.build import VOCABULARY
 from gptworks.model.lora import Origin
 from gptworks.recipe import LoraOptions
 
@@ -47,10 +50,15 @@ class Adapter:
     matrices: dict[str, dict[str, Tensor]]
     """By layer: its A and B."""
     whole: dict[str, Tensor]
-    """Parameters trained themselves, such as a classifier's head."""
+    """Parameters trained themselves: a classifier's head, embeddings with new tokens."""
     labels: dict[str, Any]
     """What a classifier's note says of its labels; empty for a language model."""
     origin: Origin
+
+    @property
+    def vocab_size(self) -> int | None:
+        """How many ids the model has with it, where it brings embeddings along."""
+        return next((len(rows) for name, rows in self.whole.items() if name.endswith(VOCABULARY)), None)
 
     @property
     def base(self) -> str:
@@ -71,7 +79,7 @@ def save(
     *,
     labels: dict[str, Any] | None = None,
 ) -> None:
-    """Write a model's adapters, and the head of a classifier.
+    """Write a model's adapters, and what is trained whole: the head of a classifier, embeddings.
 
     Raises:
         ValueError: the model has no adapters.
@@ -83,7 +91,8 @@ def save(
     for name, layer in layers.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_A
         tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora_B
-    tensors |= {f"{PREFIX}{name}": param for name, param in _heads(model).items()}
+    whole = _whole(model)
+    tensors |= {f"{PREFIX}{name}": param for name, param in whole.items()}
     folder.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, folder / WEIGHTS, metadata={"format": "pt"})
@@ -102,7 +111,7 @@ def save(
         "fan_in_fan_out": any(name.startswith("transformer.") for name in layers),
         "bias": "none",
         "inference_mode": True,
-        "modules_to_save": None if labels is None else ["score"],
+        "modules_to_save": [name.split(".")[-2] for name in whole] or None,
     }
     _write_json(folder / CONFIG, config)
     _write_json(folder / NOTE, {"base_fingerprint": origin.fingerprint, "labels": labels or {}})
@@ -167,19 +176,23 @@ def apply(adapter: Adapter, model: nn.Module, base: str) -> None:
         with torch.no_grad():
             layer.lora_A.copy_(pair["A"])
             layer.lora_B.copy_(pair["B"])
-    _fill_heads(adapter, model, base)
+    _fill_whole(adapter, model, base)
 
 
-def _fill_heads(adapter: Adapter, model: nn.Module, base: str) -> None:
-    heads = _heads(model)
-    if heads.keys() != adapter.whole.keys():
-        odd = sorted(heads.keys() ^ adapter.whole.keys())
+def _fill_whole(adapter: Adapter, model: nn.Module, base: str) -> None:
+    params = dict(model.named_parameters())
+    given = {
+        name: tensor for name, tensor in adapter.whole.items() if name in params or name != "lm_head.weight"
+    }
+    needed = {name for name in params if name.startswith("score.")}
+    if odd := sorted((needed - given.keys()) | (given.keys() - params.keys())):
         raise _misfit(adapter, base, f"{', '.join(odd[:3])} is in one of them alone")
-    for name, param in heads.items():
-        if param.shape != adapter.whole[name].shape:
+    for name, tensor in given.items():
+        param = _without_padding(name, params[name], model)
+        if param.shape != tensor.shape:
             raise _misfit(adapter, base, f"{name} has another shape")
         with torch.no_grad():
-            param.copy_(adapter.whole[name])
+            param.copy_(tensor)
 
 
 def _put(model: nn.Module, name: str, adapter: Adapter, rank: int) -> lora.LoraLinear:
@@ -188,8 +201,22 @@ def _put(model: nn.Module, name: str, adapter: Adapter, rank: int) -> lora.LoraL
     return lora.put(model, name, rank, alpha / by, adapter.config.get("lora_dropout", 0.0))
 
 
-def _heads(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: param for name, param in model.named_parameters() if name.startswith("score.")}
+def _whole(model: nn.Module) -> dict[str, Tensor]:
+    """A classifier's head, and embeddings where they are trained."""
+    whole = {
+        name: _without_padding(name, param, model)
+        for name, param in model.named_parameters()
+        if name.startswith("score.") or (name.endswith(VOCABULARY) and param.requires_grad)
+    }
+    tables = [rows for name, rows in whole.items() if name.endswith(VOCABULARY)]
+    if len(tables) == 1:  # PEFT knows of no tie: it puts a copy in place of each
+        whole["lm_head.weight"] = tables[0].clone()
+    return whole
+
+
+def _without_padding(name: str, param: Tensor, model: nn.Module) -> Tensor:
+    config = getattr(model, "config", None)
+    return param[: config.vocab_size] if name.endswith(VOCABULARY) and config is not None else param
 
 
 def _full_name(short: str, names: list[str]) -> str | None:

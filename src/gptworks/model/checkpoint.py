@@ -26,7 +26,7 @@ from gptworks.errors import CheckpointError
 from gptworks.model import adapter as adapters
 from gptworks.model import lora
 from gptworks.model.adapter import Adapter
-from gptworks.model.build import VOCABULARY, Model, skeleton
+from gptworks.model.build import VOCABULARY, Model, grow_vocabulary, skeleton
 from gptworks.model.config import ModelConfig
 from gptworks.model.find import resolve
 from gptworks.model.gpt2 import sinusoids
@@ -87,6 +87,8 @@ def _load_adapted(folder: Path, overrides: Mapping[str, Any] | None, dtype: torc
     if "score.weight" in adapter.whole:
         raise CheckpointError(f"{folder} is a classifier's adapter; ask it with gptworks classify")
     model = load(base_of(adapter), overrides=overrides)
+    if (ids := adapter.vocab_size or 0) > model.config.vocab_size:
+        model = grow_vocabulary(model, ids)
     adapters.apply(adapter, model, adapter.base)
     lora.merge(model)
     return model.requires_grad_(True).to(dtype)
@@ -167,7 +169,9 @@ def read_config(folder: Path) -> ModelConfig:
         CheckpointError: no config.json, or one that cannot be followed.
     """
     if adapters.is_adapter(folder):
-        return read_config(base_of(adapters.read(folder)))
+        adapter = adapters.read(folder)
+        config = read_config(base_of(adapter))
+        return replace(config, vocab_size=max(config.vocab_size, adapter.vocab_size or 0))
     try:
         return from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except FileNotFoundError:

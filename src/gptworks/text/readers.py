@@ -79,6 +79,19 @@ def read_names(path: Path) -> dict[str, str | None]:
     return names
 
 
+def read_chat_template(folder: Path) -> str | None:
+    """The chat template beside a tokenizer: chat_template.jinja, or what an older tokenizer_config.json holds."""
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.is_file():
+        return read_bytes(file).decode("utf-8", errors="replace")
+    content = read_json(config) if config.is_file() else {}
+    found = content.get("chat_template") if isinstance(content, dict) else None
+    if isinstance(found, list):  # several, by name
+        named = [one for one in found if isinstance(one, dict) and one.get("name") == "default"]
+        found = named[0].get("template") if named else None
+    return found if isinstance(found, str) else None
+
+
 def read_bytes(path: Path) -> bytes:
     """A whole file of a tokenizer."""
     try:

@@ -10,14 +10,14 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gptworks.text import engines
+from gptworks.text import engines, readers
 from gptworks.text.find import CONFIG, find
 from gptworks.text.vocabulary import Vocabulary
 
@@ -35,6 +35,8 @@ class Tokenizer:
     """The special token that ends a text."""
     bos: str | None
     """The special token that begins a text; None also where that is the one that ends it, as in GPT-2."""
+    chat_template: str | None = None
+    """How a conversation is written (templates.py), where the model was taught one."""
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Tokenizer":
@@ -43,7 +45,10 @@ class Tokenizer:
         Raises:
             DataError: there is none, or it is not byte-level BPE.
         """
-        return cls.of(*find(name_or_path))
+        found = cls.of(*find(name_or_path))
+        folder = Path(name_or_path).expanduser()
+        template = readers.read_chat_template(folder) if folder.is_dir() else None
+        return found if template is None else found.with_template(template)
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, names: Mapping[str, str | None] | None = None) -> "Tokenizer":
@@ -123,15 +128,27 @@ class Tokenizer:
     def with_special_tokens(self, names: Sequence[str]) -> "Tokenizer":
         """The same tokenizer with more special tokens after its last id: gpt2 and `<|bos|>` make 50,258."""
         kept = {key: name for key, name in self._names().items() if name is not None}
-        return Tokenizer.of(self.vocabulary.with_specials(names), kept)
+        return replace(
+            Tokenizer.of(self.vocabulary.with_specials(names), kept), chat_template=self.chat_template
+        )
+
+    def with_template(self, chat_template: str) -> "Tokenizer":
+        """The same tokenizer, writing conversations this way."""
+        return replace(self, chat_template=chat_template)
+
+    def with_end(self, eos: str) -> "Tokenizer":
+        """The same tokenizer, with another of its special tokens as the end of a text."""
+        return replace(self, eos=eos, bos=None if self.bos == eos else self.bos)
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer reads."""
+        """Write tokenizer.json, tokenizer_config.json and a chat template, which AutoTokenizer reads."""
         # for a GPT2Tokenizer, transformers 5 would put its own split pattern in place of ours
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "tokenizer.json", self.vocabulary.tokenizer_json())
         _write_json(folder / CONFIG, config | self._names())
+        if self.chat_template is not None:
+            (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocab_size:,} ids, {self.fingerprint[:12]})"
@@ -143,7 +160,7 @@ class Tokenizer:
         return hash(self._identity)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: self.__dict__[key] for key in ("vocabulary", "eos", "bos")}
+        state = {key: self.__dict__[key] for key in ("vocabulary", "eos", "bos", "chat_template")}
         return state | {"_proven": self.engine} if "_fastest" in self.__dict__ else state
 
     def _names(self) -> dict[str, str | None]:

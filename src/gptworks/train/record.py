@@ -19,11 +19,14 @@ from gptworks.recipefile import as_tables
 from gptworks.train.pretraining import Pretraining
 from gptworks.world import World, describe
 
-PRETRAINING_IGNORES = frozenset({"prepare", "bpe", "lora", "classify"})
+PRETRAINING_IGNORES = frozenset({"prepare", "bpe", "lora", "classify", "instruct"})
 """Tables that are not part of a pretraining run."""
 
-FINETUNING_IGNORES = frozenset({"prepare", "bpe", "model", "sample"})
-"""Tables that are not part of a fine-tuning run."""
+FINETUNING_IGNORES = frozenset({"prepare", "bpe", "model", "sample", "instruct"})
+"""Tables that are not part of a run that learns to classify."""
+
+INSTRUCTING_IGNORES = frozenset({"prepare", "bpe", "model", "sample", "classify"})
+"""Tables that are not part of a run that learns to answer."""
 
 FREE_TABLES = {"out", "data", "eval", "save", "sample", "log"}
 FREE = {"train.max_steps", "train.epochs", "train.max_hours", "train.micro_batch", "train.compile"}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptworks.data.order import Order, derive_seed, stack
+from gptworks.model.attention import packed
 from gptworks.model.classifier import collate
 from gptworks.model.loss import linear_cross_entropy
 from gptworks.train.parallel import unwrap
@@ -42,7 +43,10 @@ def language_batch(ids: Tensor, skip_first: int = 0) -> Batch:
 
 def token_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy in nats, summed over the (B, T) targets that are not IGNORE."""
-    hidden = model(batch["ids"])  # (B, T, C)
+    alone = "segments" not in batch
+    hidden = (
+        model(batch["ids"]) if alone else model(batch["ids"], None, packed(batch["segments"]))
+    )  # (B, T, C)
     inner = unwrap(model)
     return linear_cross_entropy(
         hidden.flatten(0, 1),
