@@ -21,7 +21,12 @@ from gptworks import __version__
 from gptworks.errors import ConfigError, UserError
 from gptworks.recipefile import layer, one_line, tables
 
-FLAT = {"prepare": "prepare", "tokenizer train": "bpe", "finetune classify": "classify"}
+FLAT = {
+    "prepare": "prepare",
+    "tokenizer train": "bpe",
+    "finetune classify": "classify",
+    "evaluate": "evaluate",
+}
 """Verbs whose own table is written without its prefix: `prepare --sources`, not `prepare --prepare.sources`."""
 
 MAKES = {"prepare": "data", "tokenizer train": "tokenizer"}
@@ -67,6 +72,7 @@ def build() -> App:
     verb(finetune, "finetune:classify", "Teach a GPT to name a text's class, from examples.")
     verb(app, "classify:classify", "Say the class of texts, with a fine-tuned classifier.")
     verb(app, "merge:merge", "Fold a LoRA adapter into the weights.")
+    verb(app, "evaluate:evaluate", "Measure models: perplexity, multiple choice, lm-evaluation-harness.")
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
     verb(app, "inspect:inspect", "Say what a Dataset, Run, Checkpoint or MODEL is.", CARE)
     return app
@@ -142,6 +148,8 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
     if name in FLAT:
         rest = [re.sub(rf"^--{FLAT[name]}\.", "--", word) for word in rest]
     file = Path(rest[0]) if rest and not rest[0].startswith("-") else None
+    if name == "evaluate" and file is not None and file.suffix != ".toml":  # a MODEL
+        file = None
     under = _recipe_of_run(rest) if file is None and "--resume" in rest else file
     given = tables(under) if under else {}
     layers = [layer(_fit(name, given, app), under, name)] if under else []

@@ -59,6 +59,8 @@ def classify(
     for name, value in {"model MODEL": model, "data FILE": data, "out RUN": out}.items():
         if value is None:
             raise ConfigError(f"finetune classify needs --{name}, as a flag or in the recipe")
+    if eval.tasks:
+        raise ConfigError("eval.tasks measures language models, and this is a classifier: leave it out")
     whole = Recipe(
         data=data,
         out=out,

@@ -36,19 +36,19 @@ def pin(name: str, split: str) -> str:
         raise DataError(f"{name}: the Hub needs the datasets library: pip install 'gptworks[data]'") from None
 
     datasets.disable_progress_bars()
-    with _in_one_line(f"{name} (split {split})"):
+    with in_one_line(f"{name} (split {split})"):
         pinned = {
             "repository": repository,
             "configuration": configuration or None,
             "split": split,
             "revision": HfApi().dataset_info(repository).sha,
         }
-        _open(json.dumps(pinned))
+        open_stream(json.dumps(pinned))
     return json.dumps(pinned)
 
 
 @contextmanager
-def _in_one_line(name: str) -> Iterator[None]:
+def in_one_line(name: str) -> Iterator[None]:
     """Turn what the Hub's libraries raise into a DataError with its first line."""
     try:
         yield
@@ -62,7 +62,8 @@ def _in_one_line(name: str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=8)
-def _open(pinned: str) -> Any:
+def open_stream(pinned: str) -> Any:
+    """The rows of what `pin` found, as they come."""
     import datasets
 
     what = json.loads(pinned)
@@ -82,7 +83,7 @@ def batches(pinned: str, keys: Keys, state: State | None) -> Iterator[tuple[list
     if state is not None:
         row = state["row"]
         stream.load_state_dict(state["stream"])
-    with _in_one_line(name):
+    with in_one_line(name):
         for table in stream.iter(batch_size=ROWS):
             texts, sets = (column(table, key, table.num_rows) for key in (keys.text, keys.set))
             found = [
@@ -95,7 +96,7 @@ def batches(pinned: str, keys: Keys, state: State | None) -> Iterator[tuple[list
 
 def _stream(pinned: str, name: str, keys: Keys) -> Any:
     """The dataset as Arrow tables with the columns that are needed."""
-    stream = _open(pinned)
+    stream = open_stream(pinned)
     if names := stream.column_names:
         wanted = {part for key in keys if key for part in (key, key.partition(".")[0]) if part in names}
         if wanted.isdisjoint((keys.text, keys.text.partition(".")[0])):

@@ -52,13 +52,13 @@ class Continuation:
         return self._logits(ids[:, None])
 
     def _logits(self, ids: Tensor) -> Tensor:
-        with _eager():
+        with eager():
             hidden = self.model(ids, self.cache)[:, -1]  # (n, C)
         return self.model.logits(hidden)[:, : self.vocab_size]
 
 
 @contextmanager
-def _eager() -> Iterator[None]:
+def eager() -> Iterator[None]:
     """Run blocks that were compiled for training as they are: every length would compile them again."""
     if "torch._dynamo" not in sys.modules:  # nothing was compiled, and loading it takes seconds
         yield

@@ -19,10 +19,10 @@ from gptworks.recipefile import as_tables
 from gptworks.train.pretraining import Pretraining
 from gptworks.world import World, describe
 
-PRETRAINING_IGNORES = frozenset({"prepare", "bpe", "lora", "classify"})
+PRETRAINING_IGNORES = frozenset({"prepare", "bpe", "lora", "classify", "evaluate", "perplexity"})
 """Tables that are not part of a pretraining run."""
 
-FINETUNING_IGNORES = frozenset({"prepare", "bpe", "model", "sample"})
+FINETUNING_IGNORES = frozenset({"prepare", "bpe", "model", "sample", "evaluate", "perplexity"})
 """Tables that are not part of a fine-tuning run."""
 
 FREE_TABLES = {"out", "data", "eval", "save", "sample", "log"}
