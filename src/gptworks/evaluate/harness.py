@@ -132,7 +132,11 @@ class LiveModel(TemplateLM):
             top_k=0,
             stop=tuple(string for string in asked["until"] if string),
         )
-        return "".join(piece.text for piece in stream_ids(self.model, self.tokens, ids, n_new, settings))
+        special = set(self.tokens.special_tokens.values())
+        pieces = stream_ids(self.model, self.tokens, ids, n_new, settings)
+        said = [piece.id for piece in pieces if piece.id is not None and piece.id not in special]
+        text = self.tokens.decode(said)
+        return text[: min((text.find(stop) for stop in settings.stop if stop in text), default=len(text))]
 
 
 @dataclass(frozen=True)
