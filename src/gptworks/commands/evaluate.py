@@ -89,7 +89,7 @@ def works(
     if wanted.task != "harness":
         part = suite.load(wanted, options, perplexity).share(rank, size)
         measure = functools.partial(part.measure, batch_tokens=options.batch_tokens)
-        return [Work(measure, shared=isinstance(part, suite.Quiz))]
+        return [Work(measure, part.asked, shared=isinstance(part, suite.Quiz))]
     try:
         from gptworks.evaluate import harness
     except ImportError:
@@ -102,7 +102,7 @@ def works(
             live = harness.LiveModel(model, tokenizer, options.batch_tokens)
             return harness.measure(live, plan, known, options.limit)
 
-        return Work(step, shared=False)
+        return Work(step, lambda context, tokenizer: None, shared=False)  # noqa: ARG005
 
     return [work(plan) for plan in plans]
 

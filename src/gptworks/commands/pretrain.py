@@ -212,8 +212,9 @@ def _scores(recipe: Recipe, work: Pretraining, world: World) -> TaskScores:
     options = EvaluateOptions(limit=recipe.eval.task_limit)
     found = []
     for spec in recipe.eval.tasks:
-        mine = works(suite.parse(spec), options, PerplexityOptions(), world.rank, world.size)
-        found += mine
+        found += works(suite.parse(spec), options, PerplexityOptions(), world.rank, world.size)
+    for one in found:
+        one.check(work.config.context, work.tokenizer)
     return TaskScores(found, work.tokenizer, world)
 
 

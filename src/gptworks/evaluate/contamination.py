@@ -65,7 +65,7 @@ class Index:
         self.numbers: dict[str, int] = {}
         """Words that occur in an item; a document's other words are 0."""
         self.items: list[Question] = []
-        self.too_short = 0
+        self.too_short: set[int] = set()
         self.grams: dict[int, dict[tuple[int, ...], set[int]]] = defaultdict(lambda: defaultdict(set))
         """Length -> the words' numbers -> items."""
         for item in items:
@@ -79,7 +79,7 @@ class Index:
         number = len(self.items)
         self.items.append(item)
         if len(numbers) < FEWEST:
-            self.too_short += 1
+            self.too_short.add(number)
             return
         n = min(N, len(numbers))
         for start in range(len(numbers) - n + 1):
@@ -116,9 +116,9 @@ def _hash(gram: Sequence[int]) -> int:
     return int(_rolling(np.array(gram, np.uint64), len(gram))[0])
 
 
-def search(items: Iterable[Question], documents: Iterable[tuple[str, str]]) -> Found:
-    """Look for questions, with their right answers, in (name, text) documents."""
-    index = Index(items)
+def search(sets: Sequence[Sequence[Question]], documents: Iterable[tuple[str, str]]) -> list[Found]:
+    """Look for questions, with their right answers, in (name, text) documents, which are read once for all sets."""
+    index = Index([item for items in sets for item in items])
     hits: dict[int, Hits] = {}
     read = 0
     for name, text in documents:
@@ -128,7 +128,13 @@ def search(items: Iterable[Question], documents: Iterable[tuple[str, str]]) -> F
             hit.count += 1
             if len(hit.documents) < KEPT_DOCUMENTS:
                 hit.documents.append(name)
-    return Found(len(index.items), index.too_short, [hits[number] for number in sorted(hits)], read)
+    found, first = [], 0
+    for items in sets:
+        mine = range(first, first + len(items))
+        too_short = len(index.too_short.intersection(mine))
+        found.append(Found(len(items), too_short, [hits[number] for number in mine if number in hits], read))
+        first = mine.stop
+    return found
 
 
 def documents(dataset: Dataset, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:

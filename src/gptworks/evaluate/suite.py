@@ -135,10 +135,14 @@ class Reading:
 
     def measure(self, model: Model, tokenizer: Tokenizer, batch_tokens: int | None) -> Found:
         """Its scores."""
-        loaded = texts.load(self.source, tokenizer, self.options, self.split, self.limit)
+        loaded = self.asked(model.config.context, tokenizer)
         material = Material(self.task, loaded.split, loaded.name, loaded.fingerprint, 0, self.limit)
         found = perplexity.measure(model, tokenizer, loaded.documents, self.options, batch_tokens)
         return [(one, material) for one in found if self.task == "perplexity" or not one.per_token]
+
+    def asked(self, context: int, tokenizer: Tokenizer) -> texts.Texts:  # noqa: ARG002
+        """The texts as tokens."""
+        return texts.load(self.source, tokenizer, self.options, self.split, self.limit)
 
     def share(self, rank: int, size: int) -> "Reading":  # noqa: ARG002
         """Texts are read whole by every process."""

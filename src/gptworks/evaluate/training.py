@@ -25,6 +25,8 @@ class Work:
     """A task, as this process measures it."""
 
     step: Step
+    check: Callable[[int, Tokenizer], object]
+    """Refuses what a model with this context and tokenizer cannot be asked."""
     shared: bool
     """Whether each process has its own part of the examples; else all measure the same."""
 
