@@ -47,7 +47,7 @@ def build() -> App:
         help="A GPT's whole life on the hardware you have: text, tokenizer, pretraining, generation.\n\n"
         "Every verb takes flags, and most a recipe: `gptworks pretrain recipes/tiny-shakespeare.toml --optim.lr 1e-3`.",
         default_parameter=Parameter(consume_multiple=True, allow_repeating=True),
-        help_format="markdown",
+        help_format="plaintext",  # Markdown's reader takes a tenth of a second to import; verbs have texts that need it
         result_action="return_value",
     )
     order = itertools.count()
@@ -56,7 +56,8 @@ def build() -> App:
     def verb(to: App, where: str, summary: str, group: Group = LIFE) -> None:
         module, _, name = where.partition(":")
         path = f"gptworks.commands.{module}:{name}"
-        to.command(path, name=name.replace("_", "-"), help=summary, group=group, sort_key=next(order))
+        name = name.replace("_", "-")
+        to.command(path, name=name, help=summary, group=group, sort_key=next(order), help_format="markdown")
 
     verb(app, "quickstart:quickstart", "Train a small GPT on this Python's own source, in three minutes.")
     app.command(tokenizer)

@@ -310,9 +310,10 @@ class PrepareOptions:
     """Share held out for validation; 0: no validation split."""
     val_by: Literal["hash", "tail", "source"] = "hash"
     """hash: by each document's content, stable when data is added. tail: the last share of each source's documents
-    (of its tokens, where a source is one document). source: the sources named by val_source."""
+    (of its tokens, where a source is one document). source: the sources or shards named by val_source."""
     val_source: tuple[str, ...] = ()
-    """With val_by=source: which of the sources (as spelled there) are validation."""
+    """With val_by=source: which of the sources (as spelled there), or files in their folders (val-*.parquet), are
+    validation."""
     shard_tokens: PositiveInt = 100_000_000
     """Tokens per shard file, at most."""
     workers: NonNegativeInt = 0

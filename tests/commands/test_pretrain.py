@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -364,6 +365,55 @@ def test_tensorboard_gets_the_same_numbers(dataset, tmp_path):
     events.Reload()
     written = [row["loss"] for row in metrics(run) if "loss" in row]
     assert [point.value for point in events.Scalars("loss")] == pytest.approx(written, rel=1e-6)
+
+
+def test_wandb_gets_the_same_numbers_and_one_run_when_resumed(dataset, tmp_path, monkeypatch):
+    """Through a stand-in with wandb's signatures: the real one is 100 MB and wants an account or a switch."""
+    calls, logged = [], []
+
+    class Theirs:
+        def log(self, row, step):
+            logged.append((step, row))
+
+        def finish(self):
+            calls.append("finish")
+
+    def init(**given):
+        calls.append(given)
+        return Theirs()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    run = tmp_path / "run"
+    assert pretrain(dataset, run, "--log.wandb", "project", "--train.max-steps", "4") == 0
+    assert pretrain(dataset, run, "--log.wandb", "project", "--train.max-steps", "6", "--resume") == 0
+    first, _, again, _ = calls
+    assert first["project"] == "project"
+    assert first["id"] == again["id"]
+    assert again["resume"] == "allow"
+    assert [row for _, row in logged if "loss" in row] == [r for r in metrics(run, timed=True) if "loss" in r]
+    assert all(step == row["step"] for step, row in logged)
+
+
+def test_without_a_compiler_a_run_goes_on_uncompiled_and_says_so(straight, dataset, tmp_path):
+    run = tmp_path / "run"
+    line = command(dataset, run, "--model.dropout", "0.1", "--train.compile", "on")
+    broken = {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(line, capture_output=True, text=True, env=ONE_THREAD | broken, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "torch.compile does not work here" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert_identical(straight, run)
+
+
+@pytest.mark.slow  # compiling takes a minute
+def test_a_compiled_run_has_the_same_losses(dataset, tmp_path):
+    for choice in ("on", "off"):
+        line = command(dataset, tmp_path / choice, "--train.compile", choice)
+        assert subprocess.run(line, env=ONE_THREAD, check=False).returncode == 0
+    on, off = (
+        [row["loss"] for row in metrics(tmp_path / choice) if "loss" in row] for choice in ("on", "off")
+    )
+    assert on == pytest.approx(off, rel=1e-5)
 
 
 def test_starting_from_a_base_model(straight, dataset, tmp_path):

@@ -12,11 +12,12 @@ import zstandard
 from tiktoken.load import load_tiktoken_bpe
 from tiktoken_ext.openai_public import r50k_pat_str
 
+from gptworks import runs
 from gptworks.data import pieces, selection
-from gptworks.data.dataset import Dataset
+from gptworks.data.dataset import UNFINISHED, Dataset
 from gptworks.data.intake import Progress
 from gptworks.data.prepare import prepare
-from gptworks.errors import DataError
+from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import PrepareOptions
 from gptworks.text.tokenizer import Tokenizer
 
@@ -239,6 +240,30 @@ def test_a_named_source_is_validation(corpus, texts, tokenizer, tmp_path, ids_of
     assert dataset.splits["train"].n_documents == len(texts)
 
 
+@pytest.mark.parametrize("named", ["val-*.jsonl", "sub/val-1.jsonl", "val-1.jsonl", "PATH"])
+def test_a_named_shard_of_a_folder_is_validation(named, tokenizer, tmp_path, ids_of):
+    folder = tmp_path / "shards"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a-train-0.jsonl", "sub/val-1.jsonl", "z-train-1.jsonl"):
+        lines = [json.dumps({"text": f"{name} {number}"}) for number in range(4)]
+        (folder / name).write_text("\n".join(lines))
+    shard = (folder / "sub/val-1.jsonl").as_posix() if named == "PATH" else named
+    chosen = options(folder, val_by="source", val_source=(shard,), weights=(2.0,))
+    dataset = prepare(chosen, tokenizer, tmp_path / "out")
+    texts = {
+        split: [tokenizer.decode(ids[:-1]) for ids in ids_of(dataset, split)] for split in dataset.splits
+    }
+    assert texts["val"] == [f"sub/val-1.jsonl {number}" for number in range(4)]
+    assert texts["train"] == [
+        f"{name} {number}"
+        for name in ("a-train-0.jsonl", "z-train-1.jsonl")
+        for number in range(4)
+        for _ in range(2)
+    ]
+    with pytest.raises(DataError, match="val_source"):
+        prepare(options(folder, val_by="source", val_source=(str(folder),)), tokenizer, tmp_path / "out")
+
+
 @pytest.mark.parametrize("val_by", ["hash", "tail"])
 @pytest.mark.parametrize("marks", ["eos-after", "bos-eos", "none"])
 def test_a_lone_text_is_split_by_its_tokens_and_that_is_said(val_by, marks, tokenizer, tmp_path, ids_of):
@@ -353,3 +378,13 @@ def test_real_books_are_encoded_as_tiktoken_does(shared_data, tmp_path, ids_of):
     lines = zstandard.decompress(source.read_bytes(), max_output_size=1 << 28).splitlines()
     expected = [[*reference.encode_ordinary(json.loads(line)["text"])[:20_000], 50256] for line in lines]
     assert sorted(ids_of(dataset, "train") + ids_of(dataset, "val")) == sorted(expected)
+
+
+def test_a_second_prepare_into_a_folder_is_refused_and_takes_nothing_away(corpus, tokenizer, tmp_path):
+    folder = tmp_path / "out" / UNFINISHED
+    with runs.locked(folder):
+        with pytest.raises(ConfigError, match=r"in use by process \d+"):
+            prepare(options(corpus), tokenizer, tmp_path / "out")
+        assert (folder / "lock").is_file()
+    assert prepare(options(corpus), tokenizer, tmp_path / "out").split("train")
+    assert not folder.exists()

@@ -281,7 +281,10 @@ def test_marks_that_the_tokenizer_does_not_have(marks, message, gpt4_like, tmp_p
         ({"weights": (1.0, 2.0)}, r"prepare\.weights has 2 numbers for 1 prepare\.sources"),
         ({"drop_long": True}, r"prepare\.drop_long needs prepare\.max_words"),
         ({"val_by": "source"}, r"prepare\.val_by=source and prepare\.val_source go together"),
-        ({"val_by": "source", "val_source": ("x",)}, r"prepare\.val_source='x' is none of prepare\.sources"),
+        (
+            {"val_by": "source", "val_source": ("x",)},
+            r"prepare\.val_source='x' is none of prepare\.sources \(a\.txt\)",
+        ),
         ({"val_source": ("x",)}, "go together"),
         ({"shard_tokens": 2**31}, r"prepare\.shard_tokens=2,147,483,648 is over"),
         ({"sources": ("a.bin",), "min_words": 3}, r"prepare\.min_words needs text, and a\.bin is tokens"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from gptworks.commands.pretrain import STOPPED
+from gptworks.commands.start import Job, Out, RecipeFile, Resume, finish, needed, start
 from gptworks.errors import ConfigError
 from gptworks.recipe import (
     ClassifyOptions,
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from gptworks.train.classifying import Classifying
     from gptworks.train.session import Duties
     from gptworks.train.trainer import Trainer
+    from gptworks.world import World
 
 
 def classify(
-    recipe: Annotated[Path | None, Parameter(help="A TOML recipe; flags beat it.")] = None,  # noqa: ARG001 - read by cli
+    recipe: RecipeFile = None,  # noqa: ARG001 - read by cli
     /,
     *,
     model: Annotated[
@@ -37,13 +38,8 @@ def classify(
     data: Annotated[
         Path | None, Parameter(help="CSV, TSV, JSON, JSONL or Parquet, a zip of one, or a folder of splits.")
     ] = None,
-    out: Annotated[Path | None, Parameter(help="Run folder to make.")] = None,
-    resume: Annotated[
-        bool,
-        Parameter(
-            negative="", help="Go on where the run stopped; start if there is nothing yet; fine if finished."
-        ),
-    ] = False,
+    out: Out = None,
+    resume: Resume = False,
     classify: Annotated[ClassifyOptions, Parameter(name="*")] = ClassifyOptions(),  # noqa: B008 - frozen
     lora: LoraOptions = LoraOptions(),  # noqa: B008
     train: TrainOptions = TrainOptions(),  # noqa: B008
@@ -56,9 +52,7 @@ def classify(
 
     Unless given, optim.lr is 5e-5, and 5e-4 with --lora.rank; it falls linearly to 0. Validation comes every 50 steps.
     """
-    for name, value in {"model MODEL": model, "data FILE": data, "out RUN": out}.items():
-        if value is None:
-            raise ConfigError(f"finetune classify needs --{name}, as a flag or in the recipe")
+    needed("finetune classify", model_MODEL=model, data_FILE=data, out_RUN=out)
     if eval.tasks:
         raise ConfigError("eval.tasks measures language models, and this is a classifier: leave it out")
     whole = Recipe(
@@ -73,52 +67,27 @@ def classify(
         save=save,
         log=log,
     )
-    if classify_run(whole, resume=resume) not in {None, "train.max_hours"}:
-        raise SystemExit(STOPPED)
+    finish(start(whole, _settle, resume=resume))
 
 
-def classify_run(recipe: Recipe, *, resume: bool) -> str | None:
-    """Do, or go on with, the run a recipe describes; returns what stopped it early, or None."""
-    from gptworks import runs
+def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:  # noqa: ARG001 - always from its base
     from gptworks.data import examples
-    from gptworks.report import terminal
-    from gptworks.train import classifying, parallel, record, saving
-    from gptworks.train.session import Session, resume_point
-    from gptworks.train.trainer import Trainer
-    from gptworks.world import world
+    from gptworks.train import classifying, record
 
-    run = recipe.out
-    assert run is not None
     assert recipe.data is not None
-    if not resume and runs.checkpoints(run):
-        raise ConfigError(f"{run} already holds a run; add --resume to go on with it, or give another --out")
-    with world() as w:
-        say: Callable[[str], None] = terminal.say if w.main else _silent
-        found = examples.load(recipe.data, recipe.classify)
-        recipe = record.adopt(recipe) if resume else recipe
-        work = classifying.settle(recipe, found, w)
-        recipe = classifying.resolved(recipe, work)
-        if resume:
-            record.check_same(recipe, work, say, record.FINETUNING_IGNORES)
-        trainer = Trainer(
-            parallel.prepare(work.model, recipe.train, w), work.task, work.plan, recipe.optim, w
-        )
-        runs.need_space(run, 2 * saving.size_on_disk(trainer), "a run (two checkpoints)")
-        with runs.locked(run, hold=w.main):
-            point = resume_point(run, say, clear=w.main) if resume else None
-            if w.main:
-                record.write(recipe, work, w, record.FINETUNING_IGNORES)
-            _announce(work, say)
-            done = 0 if point is None else runs.checkpoints(run)[-1].step
-            with terminal.TrainingDisplay(work.plan.max_steps, done, silent=not w.main) as display:
-                reason = Session(run, trainer, _duties(recipe, work), display).go(point)
-            if w.main:
-                _farewell(recipe, work, trainer, reason)
-        return reason
-
-
-def _silent(_: str) -> None:
-    """What processes other than the main one say."""
+    work = classifying.settle(recipe, examples.load(recipe.data, recipe.classify), world)
+    recipe = classifying.resolved(recipe, work)
+    return Job(
+        recipe=recipe,
+        model=work.model,
+        task=work.task,
+        plan=work.plan,
+        material=work,
+        duties=_duties(recipe, work),
+        ignores=record.FINETUNING_IGNORES,
+        announce=lambda say: _announce(work, say),
+        farewell=lambda trainer, reason: _farewell(recipe, work, trainer, reason),
+    )
 
 
 def _announce(work: Classifying, say: Callable[[str], None]) -> None:

@@ -110,4 +110,8 @@ def _tell(dataset: Dataset, seconds: float | None) -> None:
     if seconds is not None:
         text = sum(split.text_bytes for split in dataset.splits.values())
         out.print(f"{text / 1e6:,.1f} MB in {seconds:.1f} s: {text / 1e6 / seconds:,.1f} MB/s")
-    out.print(f"next: gptworks pretrain --data {dataset.path} --out RUN --model.preset gpt2", markup=False)
+    out.print(
+        f"next: gptworks pretrain --data {dataset.path} --out RUN --model.preset gpt2",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from gptworks.commands.start import Job, Out, RecipeFile, Resume, finish, needed, start
 from gptworks.errors import ConfigError
 from gptworks.recipe import (
     EvalOptions,
@@ -29,25 +30,18 @@ if TYPE_CHECKING:
     from gptworks.evaluate.training import TaskScores
     from gptworks.train.pretraining import Pretraining
     from gptworks.train.session import Duties
+    from gptworks.train.trainer import Trainer
     from gptworks.world import World
-
-STOPPED = 75
-"""Exit status of a run that was asked to stop and can be resumed (sysexits.h: EX_TEMPFAIL)."""
 
 
 def pretrain(
-    recipe: Annotated[Path | None, Parameter(help="A TOML recipe; flags beat it.")] = None,  # noqa: ARG001 - read by cli
+    recipe: RecipeFile = None,  # noqa: ARG001 - read by cli
     /,
     *,
     data: Annotated[Path | None, Parameter(help="Dataset folder, from `gptworks prepare`.")] = None,
-    out: Annotated[Path | None, Parameter(help="Run folder to make.")] = None,
+    out: Out = None,
     base: Annotated[str | None, Parameter(help="MODEL to start from instead of new weights.")] = None,
-    resume: Annotated[
-        bool,
-        Parameter(
-            negative="", help="Go on where the run stopped; start if there is nothing yet; fine if finished."
-        ),
-    ] = False,
+    resume: Resume = False,
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     train: TrainOptions = TrainOptions(),  # noqa: B008
     optim: OptimOptions = OptimOptions(),  # noqa: B008
@@ -60,10 +54,7 @@ def pretrain(
 
     Stop it at any moment, even by pulling the plug: the same command with --resume goes on exactly.
     """
-    if data is None or out is None:
-        raise ConfigError(
-            f"pretrain needs --{'data DATASET' if data is None else 'out RUN'}, as a flag or in the recipe"
-        )
+    needed("pretrain", data_DATASET=data, out_RUN=out)
     if train.dropout is not None:
         raise ConfigError("train.dropout is for fine-tuning; pretraining has model.dropout")
     whole = Recipe(
@@ -78,59 +69,33 @@ def pretrain(
         sample=sample,
         log=log,
     )
-    if train_run(whole, resume=resume) not in {None, "train.max_hours"}:
-        raise SystemExit(STOPPED)
+    finish(train_run(whole, resume=resume))
 
 
 def train_run(recipe: Recipe, *, resume: bool) -> str | None:
     """Do, or go on with, the run a recipe describes; returns what stopped it early, or None."""
-    from gptworks import runs
+    return start(recipe, _settle, resume=resume)
+
+
+def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:
     from gptworks.data.dataset import Dataset
-    from gptworks.report import terminal
-    from gptworks.train import parallel, record, saving
-    from gptworks.train.pretraining import settle
-    from gptworks.train.session import Session, resume_point
-    from gptworks.train.trainer import Trainer
-    from gptworks.world import world
+    from gptworks.train import pretraining, record
 
-    run = recipe.out
-    assert run is not None
     assert recipe.data is not None
-    if not resume and runs.checkpoints(run):
-        raise ConfigError(f"{run} already holds a run; add --resume to go on with it, or give another --out")
-    with world() as w:
-        say: Callable[[str], None] = terminal.say if w.main else _silent
-        dataset = Dataset.open(recipe.data)
-        recipe = record.adopt(recipe) if resume else recipe
-        so_far = runs.newest_good(run)[0] if resume else None
-        work = settle(recipe, dataset, w, resumed=so_far.path if so_far else None)
-        recipe = record.resolved(recipe, work)
-        duties = _duties(recipe, work, w)
-        if resume:
-            record.check_same(recipe, dataset, say)
-        trainer = Trainer(
-            parallel.prepare(work.model, recipe.train, w), work.task, work.plan, recipe.optim, w
-        )
-        with runs.locked(run, hold=w.main):
-            point = resume_point(run, say, clear=w.main) if resume else None
-            done = so_far.step if so_far and point else 0
-            if w.main and done < work.plan.max_steps:
-                size = saving.size_on_disk(trainer)
-                runs.need_space(
-                    run, size if point else 2 * size, "one checkpoint" if point else "a run (two checkpoints)"
-                )
-            if w.main:
-                record.write(recipe, dataset, w)
-            _announce(work, dataset, w, say)
-            with terminal.TrainingDisplay(work.plan.max_steps, done, silent=not w.main) as display:
-                reason = Session(run, trainer, duties, display).go(point)
-            if w.main:
-                _farewell(run, trainer.step, work.plan.max_steps, reason)
-        return reason
-
-
-def _silent(_: str) -> None:
-    """What processes other than the main one say."""
+    dataset = Dataset.open(recipe.data)
+    work = pretraining.settle(recipe, dataset, world, resumed=resumed)
+    recipe = record.resolved(recipe, work)
+    return Job(
+        recipe=recipe,
+        model=work.model,
+        task=work.task,
+        plan=work.plan,
+        material=dataset,
+        duties=_duties(recipe, work, world),
+        ignores=record.PRETRAINING_IGNORES,
+        announce=lambda say: _announce(work, dataset, world, say),
+        farewell=lambda trainer, reason: _farewell(recipe, trainer, reason),
+    )
 
 
 def _announce(work: Pretraining, dataset: Dataset, world: World, say: Callable[[str], None]) -> None:
@@ -218,10 +183,12 @@ def _scores(recipe: Recipe, work: Pretraining, world: World) -> TaskScores:
     return TaskScores(found, work.tokenizer, world)
 
 
-def _farewell(run: Path, step: int, max_steps: int, reason: str | None) -> None:
+def _farewell(recipe: Recipe, trainer: Trainer, reason: str | None) -> None:
     from gptworks import runs
     from gptworks.report import plots, terminal
 
+    run = recipe.out
+    assert run is not None
     picture = plots.loss_curve(run)
     measured = [row for row in runs.read_rows(run / "metrics.jsonl") if "val_loss" in row]
     if measured:
@@ -230,7 +197,7 @@ def _farewell(run: Path, step: int, max_steps: int, reason: str | None) -> None:
             f"validation loss {measured[-1]['val_loss']:.4f} ({measured[-1]['val_bpb']:.3f} bits per byte); "
             f"best {best['val_loss']:.4f} at step {best['step']}"
         )
-    print(f"{run}: {step:,} of {max_steps:,} steps; loss curve in {picture}")
+    print(f"{run}: {trainer.step:,} of {trainer.plan.max_steps:,} steps; loss curve in {picture}")
     if reason:
         terminal.say(f"stopped by {reason} with a checkpoint; the same command with --resume goes on")
     else:

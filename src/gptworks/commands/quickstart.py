@@ -52,16 +52,15 @@ def quickstart(
 
     Nothing is downloaded. Run it again to go on where it stopped.
     """
-    from gptworks.commands.pretrain import STOPPED, train_run
+    from gptworks.commands.pretrain import train_run
+    from gptworks.commands.start import finish
     from gptworks.report import terminal
 
     say, began = terminal.say, time.monotonic()
     dataset = _dataset(out, say)
     run = out / "run"
     recipe = _planned(run, dataset, minutes * 60, say)
-    reason = train_run(recipe, resume=True)
-    if reason not in {None, "train.max_hours"}:
-        raise SystemExit(STOPPED)
+    finish(train_run(recipe, resume=True))
     _show(run, dataset)
     print(f"\nThat took {terminal.clock(time.monotonic() - began)}. What to type next:")
     print(f"  gptworks generate {run} --prompt 'def read_' --samples 3")
@@ -141,7 +140,8 @@ def _planned(run: Path, dataset: Dataset, seconds: float, say: Callable[[str], N
     steps = max(20, round(seconds / _seconds_per_step(recipe, dataset)))
     return dataclasses.replace(
         recipe,
-        train=dataclasses.replace(recipe.train, max_steps=steps),
+        # Counted for the time asked for; but a machine that gets busy must not keep a person waiting for ever.
+        train=dataclasses.replace(recipe.train, max_steps=steps, max_hours=1.4 * seconds / 3600),
         eval=dataclasses.replace(recipe.eval, every=max(10, steps // 8)),
     )
 
@@ -191,12 +191,13 @@ def _show(run: Path, dataset: Dataset) -> None:
     )  # those the run was measured on
     unigram = unigram_loss(train, windows, dataset.vocab_size)
     plots.loss_curve(run, baselines={"unigram": unigram})
+    scores = {
+        "untrained model": first["val_loss"],
+        "how often each token occurs": unigram,
+        "this model": last["val_loss"],
+    }
     print("\nOn held-out modules               nats per token   bits per byte")
-    for name, nats in (
-        ("untrained model", first["val_loss"]),
-        ("how often each token occurs", unigram),
-        ("this model", last["val_loss"]),
-    ):
+    for name, nats in scores.items():
         print(f"  {name:<32}{nats:>10.3f} {nats * per_token:>15.3f}")
     print(
         f"  (the logarithm of {dataset.vocab_size} tokens is {math.log(dataset.vocab_size):.3f}; "
@@ -205,7 +206,14 @@ def _show(run: Path, dataset: Dataset) -> None:
     folder = runs.find_checkpoint(run)
     model, tokenizer = checkpoint.load(folder), dataset.tokenizer()
     print("\nWhat it writes (prompt in front of ▸):")
+    samples = []
     for seed, prompt in enumerate(PROMPTS):
         settings = GenerateSettings(max_tokens=80, temperature=0.7, top_k=50, seed=seed)
         for sample in generate(model, tokenizer, prompt, settings):
+            samples.append({"prompt": prompt, "text": sample.text})
             print("\n" + prompt + "▸" + sample.text.rstrip())
+    result = {name: {"nats": nats, "bits_per_byte": nats * per_token} for name, nats in scores.items()}
+    (run / "results").mkdir(exist_ok=True)
+    runs.write_json(
+        run / "results" / "quickstart.json", {"split": "val", "scores": result, "samples": samples}
+    )

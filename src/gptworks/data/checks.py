@@ -41,12 +41,6 @@ def check_options(options: PrepareOptions, tokenizer: Tokenizer) -> None:
 def _check_validation(options: PrepareOptions) -> None:
     if (options.val_by == "source") != bool(options.val_source):
         raise ConfigError("prepare.val_by=source and prepare.val_source go together: give both or neither")
-    unknown = [name for name in options.val_source if name not in options.sources]
-    if unknown:
-        raise ConfigError(
-            f"prepare.val_source={unknown[0]!r} is none of prepare.sources ({', '.join(options.sources)}): "
-            "spell it as it is spelled there"
-        )
 
 
 def _check_marks(options: PrepareOptions, tokenizer: Tokenizer) -> None:
@@ -81,7 +75,7 @@ def describe(options: PrepareOptions, sources: Sequence[Source], tokenizer: Toke
     described = {
         "piece_bytes": pieces.PIECE_BYTES,
         "tokenizer": tokenizer.fingerprint,
-        "options": chosen | {"val_source": [name in options.val_source for name in options.sources]},
+        "options": chosen | {"val_source": [source.validation for source in sources]},
         "sources": [{"name": source.name, "identity": source.identity} for source in sources],
     }
     return json.loads(json.dumps(described))

@@ -17,13 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gptworks import __version__
+from gptworks import __version__, runs
 from gptworks.data import assembly, checks
 from gptworks.data.dataset import FORMAT, MANIFEST, UNFINISHED, VERSION, Dataset, fingerprint
 from gptworks.data.encoding import Encoder
 from gptworks.data.intake import Intake, Progress, Report, Taken, n_workers, text_size
 from gptworks.data.selection import Selection, Tally
-from gptworks.data.sources import Source, find
+from gptworks.data.sources import Source, find_all
 from gptworks.data.workers import Workers
 from gptworks.errors import DataError, ResourceError, UserError
 from gptworks.recipe import PrepareOptions
@@ -41,7 +41,7 @@ def prepare(
         ResourceError: the disk is full, or a worker was killed. What is finished is kept.
     """
     checks.check_options(options, tokenizer)
-    sources = [find(name, options) for name in options.sources]
+    sources = find_all(options)
     checks.check_sources(sources, options)
     inputs = checks.describe(options, sources, tokenizer)
     if (out / MANIFEST).exists():
@@ -85,20 +85,20 @@ class _Work:
     def folder(self, inputs: dict[str, Any]) -> Iterator[None]:
         """Work in `unfinished`, and remove it when all is done. What was interrupted is kept, if there is anything."""
         self._enter(inputs)
-        try:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            _write_json(self.parts / JOURNAL, inputs | {"on_error": self.options.on_error})
-            yield
-        except OSError as error:
-            for path in self.parts.glob("*.partial"):  # of workers that were stopped while they wrote
-                path.unlink()
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ResourceError(self._no_space()) from None
-            raise DataError(f"{error.filename or self.out}: {error.strerror or error}") from None
-        except UserError:
-            if not self._any_parts():
-                self._discard()
-            raise
+        with runs.locked(self.parts):  # before anything may be thrown away: it may be another's work
+            try:
+                _write_json(self.parts / JOURNAL, inputs | {"on_error": self.options.on_error})
+                yield
+            except OSError as error:
+                for path in self.parts.glob("*.partial"):  # of workers that were stopped while they wrote
+                    path.unlink()
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise ResourceError(self._no_space()) from None
+                raise DataError(f"{error.filename or self.out}: {error.strerror or error}") from None
+            except UserError:
+                if not self._any_parts():
+                    self._discard()
+                raise
         shutil.rmtree(self.parts, ignore_errors=True)
 
     def _enter(self, inputs: dict[str, Any]) -> None:
@@ -185,7 +185,7 @@ class _Work:
             for name in ("train", "val")
         )
         placer = assembly.Placer(train, val, encoder)
-        selection = Selection([taken.paths for taken in self.taken], self.options)
+        selection = Selection(self.sources, [taken.paths for taken in self.taken], self.options)
         tallies = [Tally() for _ in self.sources]
 
         def plans() -> Iterator[assembly.Plan]:

@@ -14,6 +14,7 @@ import numpy as np
 from gptworks.data import parts
 from gptworks.data.parts import CONTINUES, CUT_TOKENS, CUT_WORDS
 from gptworks.data.records import Fate
+from gptworks.data.sources import Source
 from gptworks.recipe import PrepareOptions
 
 DEDUP_DIGESTS = 4 << 20
@@ -70,12 +71,14 @@ def _add(counts: dict[str, int], name: str, which: np.ndarray) -> None:
 
 
 class Selection:
-    """Decides for all sources; `sources` holds the paths of each one's parts."""
+    """Decides for all sources; `parts` holds the paths of each one's parts."""
 
-    def __init__(self, sources: Sequence[Sequence[Path]], options: PrepareOptions) -> None:
-        self.sources, self.options = sources, options
+    def __init__(
+        self, sources: Sequence[Source], parts: Sequence[Sequence[Path]], options: PrepareOptions
+    ) -> None:
+        self.sources, self.parts, self.options = sources, parts, options
         self.first = [0]
-        for paths in sources:
+        for paths in parts:
             self.first.append(self.first[-1] + sum(len(g.documents) for g in groups(paths, options.limit)))
         self.repeats = self._repeats() if options.dedup else None
 
@@ -83,13 +86,13 @@ class Selection:
         """What is taken from a source, in order."""
         options = self.options
         total = sum(int((chosen.copies > 0).sum()) for chosen in self._taken(source))
-        by_source, named = options.val_by == "source", options.sources[source] in options.val_source
+        by_source = options.val_by == "source"
         held_out = 0 if by_source else tail(total, options.val_fraction)
         seen = 0
         for chosen in self._taken(source):
             taken = chosen.copies > 0
             if by_source:
-                validation = taken & named
+                validation = taken & self.sources[source].validation
             elif total == 1:
                 yield replace(chosen, cut=self._cut(chosen.group, taken))
                 continue
@@ -109,9 +112,9 @@ class Selection:
 
     def _taken(self, source: int) -> Iterator[Chosen]:
         """The documents that weights and repeats leave, with their final fates."""
-        weight = self.options.weights[source] if self.options.weights else 1.0
+        weight = self.sources[source].weight
         ordinal = self.first[source]
-        for group in groups(self.sources[source], self.options.limit):
+        for group in groups(self.parts[source], self.options.limit):
             rows = group.documents.copy()
             if self.repeats is not None:
                 rows["fate"][self.repeats[ordinal : ordinal + len(rows)]] = Fate.DUPLICATE
@@ -136,7 +139,7 @@ class Selection:
     def _digests(self, number: int, passes: int) -> tuple[np.ndarray, np.ndarray]:
         """Hashes of the kept documents whose turn it is in this pass, and which documents they are."""
         found, ordinals = [np.zeros((0, 2), "<u8")], [np.zeros(0, np.int64)]
-        for source, paths in enumerate(self.sources):
+        for source, paths in enumerate(self.parts):
             ordinal = self.first[source]
             for group in groups(paths, self.options.limit):
                 rows = group.documents

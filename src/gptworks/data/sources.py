@@ -10,12 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gptworks.data import python_text
-from gptworks.errors import DataError
+from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import PrepareOptions
 
 Format = Literal["text", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "csv", "tokens"]
@@ -55,6 +56,10 @@ class Source:
     files: tuple[File, ...]
     hub: str = ""
     """For hf: sources, what pins the content: repository, configuration, split and revision."""
+    weight: float = 1.0
+    """How often its documents are taken."""
+    validation: bool = False
+    """Named by val_source: all of it is validation."""
 
     @property
     def size(self) -> int | None:
@@ -71,6 +76,44 @@ class Source:
         listed = [file[1:] for file in self.files]
         python = sys.version if self.is_python else ""
         return hashlib.sha256(json.dumps([listed, self.hub, python]).encode()).hexdigest()
+
+
+def find_all(options: PrepareOptions) -> list[Source]:
+    """Every source; one of which some files are named by val_source becomes two, the second of these files.
+
+    Raises:
+        ConfigError: a val_source names nothing.
+        DataError: as `find`.
+    """
+    found, used = [], set[str]()
+    for name, weight in zip(options.sources, options.weights or [1.0] * len(options.sources), strict=True):
+        source = replace(find(name, options), weight=weight)
+        held: dict[File, str] = {}
+        if name in options.val_source:
+            used.add(name)
+            source = replace(source, validation=True)
+        else:
+            held = {
+                file: shard for file in source.files for shard in options.val_source if _named(file, shard)
+            }
+        used.update(held.values())
+        if len(held) < len(source.files) or source.hub:
+            found.append(replace(source, files=tuple(file for file in source.files if file not in held)))
+        if held:
+            label = f"{name} ({', '.join(sorted(set(held.values())))})"
+            found.append(replace(source, name=label, files=tuple(held), validation=True))
+    for shard in options.val_source:
+        if shard not in used:
+            raise ConfigError(
+                f"prepare.val_source={shard!r} is none of prepare.sources ({', '.join(options.sources)}), nor "
+                "a file in them: spell a source as there, a file as in its folder (val-*.parquet works)"
+            )
+    return found
+
+
+def _named(file: File, shard: str) -> bool:
+    """Whether a val_source means this file of a folder: its name or path there, or its path as typed; * and ? work."""
+    return any(fnmatchcase(name, shard) for name in (file.name, file.path.name, file.path.as_posix()))
 
 
 def find(name: str, options: PrepareOptions) -> Source:

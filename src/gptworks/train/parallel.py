@@ -1,7 +1,9 @@
 """What is put around a model from outside, in a fixed order: compile, then data parallel."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import cast
 
 import torch
@@ -21,7 +23,7 @@ def prepare(model: nn.Module, options: TrainOptions, world: World) -> nn.Module:
         ConfigError: several processes with train.parallel=none.
     """
     model = model.to(world.device)
-    if options.compile == "on" or (options.compile == "auto" and world.device.type == "cuda"):
+    if compiles(options, world) and not why_not_compiled(world.device):
         # Blocks are alike: compiled once, used n_layer times, in seconds instead of a minute. In place, so names stay.
         torch._dynamo.config.suppress_errors = True  # type: ignore[attr-defined] # a block that cannot be compiled runs as it is
         for block in _blocks(model):
@@ -34,6 +36,31 @@ def prepare(model: nn.Module, options: TrainOptions, world: World) -> nn.Module:
     return DistributedDataParallel(
         model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
     )
+
+
+def compiles(options: TrainOptions, world: World) -> bool:
+    """Whether torch.compile is asked for, or known to pay."""
+    return options.compile == "on" or (options.compile == "auto" and world.device.type == "cuda")
+
+
+@cache
+def why_not_compiled(device: torch.device) -> str:
+    """What keeps torch.compile from working here, tried on a product forward and backward; empty if nothing does.
+
+    It needs a C++ compiler on a CPU and Triton on a GPU, and whoever has neither should still train.
+    """
+    x = torch.ones(2, 2, device=device, requires_grad=True)
+    logger = logging.getLogger("torch._inductor")
+    level = logger.level
+    try:
+        logger.setLevel(logging.CRITICAL)  # what it has to say comes as the exception
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.compile(lambda x: torch.nn.functional.gelu(x @ x).sum())(x).backward()
+    except Exception as error:  # whatever a compiler chokes on is not this run's business
+        return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    finally:
+        logger.setLevel(level)
+    return ""
 
 
 @contextmanager

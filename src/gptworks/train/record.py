@@ -62,9 +62,7 @@ def resolved(recipe: Recipe, work: Pretraining) -> Recipe:
     )
 
 
-def write(
-    recipe: Recipe, dataset: Material, world: World, ignores: frozenset[str] = PRETRAINING_IGNORES
-) -> None:
+def write(recipe: Recipe, dataset: Material, world: World, ignores: frozenset[str]) -> None:
     """recipe.toml and environment.json. Of the newest start."""
     assert recipe.out is not None
     recipe.out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +99,7 @@ def check_same(
     recipe: Recipe,
     dataset: Material,
     say: Callable[[str], None],
-    ignores: frozenset[str] = PRETRAINING_IGNORES,
+    ignores: frozenset[str],
 ) -> None:
     """Compare a resolved recipe with the one the run in `recipe.out` began with; harmless changes are said.
 

@@ -1,0 +1,117 @@
+"""What pretraining and every fine-tuning have in common: a settled job becomes a Run, or goes on as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from gptworks.errors import ConfigError
+from gptworks.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gptworks.train.record import Material
+    from gptworks.train.session import Duties
+    from gptworks.train.trainer import Plan, Task, Trainer
+    from gptworks.world import World
+
+STOPPED = 75
+"""Exit status of a run that was asked to stop and can be resumed (sysexits.h: EX_TEMPFAIL)."""
+
+RecipeFile = Annotated[Path | None, Parameter(help="A TOML recipe; flags beat it.")]
+Out = Annotated[Path | None, Parameter(help="Run folder to make.")]
+Resume = Annotated[
+    bool,
+    Parameter(
+        negative="", help="Go on where the run stopped; start if there is nothing yet; fine if finished."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe settled: what a Trainer needs, and what is said and kept around it."""
+
+    recipe: Recipe
+    """With what was left open filled in."""
+    model: nn.Module
+    task: Task
+    plan: Plan
+    material: Material
+    duties: Duties
+    ignores: frozenset[str]
+    """The recipe's tables that are not part of such a run."""
+    announce: Callable[[Callable[[str], None]], None]
+    """Says what begins, line by line."""
+    farewell: Callable[[Trainer, str | None], None]
+    """Says and draws what came out; called with what stopped the run early, or None."""
+
+
+def needed(verb: str, **given: object) -> None:
+    """Refuse to begin without what a verb cannot do without: {"data DATASET": its value}.
+
+    Raises:
+        ConfigError: naming the first that is missing.
+    """
+    for name, value in given.items():
+        if value is None:
+            option, _, kind = name.partition("_")
+            raise ConfigError(f"{verb} needs --{option} {kind}, as a flag or in the recipe")
+
+
+def finish(reason: str | None) -> None:
+    """End the command with the status that says whether a run is through, or was asked to stop before."""
+    if reason not in {None, "train.max_hours"}:
+        raise SystemExit(STOPPED)
+
+
+def start(recipe: Recipe, settle: Callable[[Recipe, World, Path | None], Job], *, resume: bool) -> str | None:
+    """Do, or go on with, the run a recipe describes; returns what stopped it early, or None.
+
+    `settle` is given the recipe, the world, and the checkpoint to go on from, if there is one.
+    """
+    from gptworks import runs
+    from gptworks.report import terminal
+    from gptworks.train import parallel, record, saving
+    from gptworks.train.session import Session, resume_point
+    from gptworks.train.trainer import Trainer
+    from gptworks.world import world
+
+    run = recipe.out
+    assert run is not None
+    if not resume and runs.checkpoints(run):
+        raise ConfigError(f"{run} already holds a run; add --resume to go on with it, or give another --out")
+    with world() as w:
+        say: Callable[[str], None] = terminal.say if w.main else _silent
+        so_far = runs.newest_good(run)[0] if resume else None
+        job = settle(record.adopt(recipe) if resume else recipe, w, so_far.path if so_far else None)
+        if resume:
+            record.check_same(job.recipe, job.material, say, job.ignores)
+        if parallel.compiles(job.recipe.train, w) and (reason := parallel.why_not_compiled(w.device)):
+            say(f"torch.compile does not work here ({reason}): going on without it")
+        model = parallel.prepare(job.model, job.recipe.train, w)
+        trainer = Trainer(model, job.task, job.plan, job.recipe.optim, w)
+        with runs.locked(run, hold=w.main):
+            point = resume_point(run, say, clear=w.main) if resume else None
+            done = so_far.step if so_far and point else 0
+            if w.main and done < job.plan.max_steps:
+                size = saving.size_on_disk(trainer)
+                what = "one checkpoint" if point else "a run (two checkpoints)"
+                runs.need_space(run, size if point else 2 * size, what)
+            if w.main:
+                record.write(job.recipe, job.material, w, job.ignores)
+            job.announce(say)
+            with terminal.TrainingDisplay(job.plan.max_steps, done, silent=not w.main) as display:
+                reason = Session(run, trainer, job.duties, display).go(point)
+            if w.main:
+                job.farewell(trainer, reason)
+        return reason
+
+
+def _silent(_: str) -> None:
+    """What processes other than the main one say."""
