@@ -185,6 +185,8 @@ def _fit(name: str, given: dict[str, Any], app: App) -> dict[str, Any]:
     if name.startswith("finetune"):  # has no [model] table; its --model is the recipe's base
         given = {key: value for key, value in given.items() if key != "model"}
         given |= {"model": given["base"]} if "base" in given else {}
+    if name == "evaluate":  # its --out is a file of scores, a recipe's is a run
+        given = {key: value for key, value in given.items() if key != "out"}
     fitted = {key: value for key, value in given.items() if key in wanted}
     if name in MAKES:
         made = given.get(MAKES[name], "")

@@ -65,6 +65,18 @@ def test_scores_say_what_they_are_and_accumulate(place, capsys):
     assert {row["limit"] for row in rows if row["task"] == "piqa"} == {3}
 
 
+def test_a_recipe_says_what_is_measured_and_flags_beat_it(place):
+    (place / "r.toml").write_text(
+        'out = "run"\n[evaluate]\ntasks = ["piqa:piqa.jsonl"]\nlimit = 4\n[perplexity]\nstride = 3\n'
+    )
+    assert main(["evaluate", "r.toml", "one", "--limit", "2", "--out", "results.json"]) == 0
+    assert [(row["task"], row["limit"]) for row in read(place / "results.json")["rows"]] == [
+        ("piqa", 2),
+        ("piqa", 2),
+    ]
+    assert not (place / "run").exists()
+
+
 def test_two_models_are_compared_on_the_same_examples(place, capsys):
     argv = [
         "evaluate",

@@ -30,7 +30,7 @@ def evaluate(
     ],
     /,
     *,
-    options: Annotated[EvaluateOptions, Parameter(name="*")] = EvaluateOptions(),  # noqa: B008 - frozen
+    evaluate: Annotated[EvaluateOptions, Parameter(name="*")] = EvaluateOptions(),  # noqa: B008 - frozen
     perplexity: PerplexityOptions = PerplexityOptions(),  # noqa: B008
     compare: Annotated[
         bool, Parameter(negative=(), help="Test the other models against the first, on the same examples.")
@@ -44,24 +44,24 @@ def evaluate(
 ) -> None:
     """Measure finished models: perplexity, multiple choice, LAMBADA, and lm-evaluation-harness's tasks."""
     models = models[1:] if models[0].endswith(".toml") else models
-    if not models or not options.tasks:
+    if not models or not evaluate.tasks:
         raise ConfigError(f"evaluate needs {'a MODEL' if not models else '--tasks TASK...'}")
     if compare and len(models) < 2:
         raise ConfigError("--compare needs two models or more")
     from gptworks.evaluate import comparison, results, subjects, suite
     from gptworks.report import terminal
 
-    wanted = [suite.parse(spec) for spec in options.tasks]
+    wanted = [suite.parse(spec) for spec in evaluate.tasks]
     found = [subjects.find(spec) for spec in models]
     if compare:
-        comparison.refuse_per_token({one.spec: one.tokenizer.fingerprint for one in found}, options.tasks)
+        comparison.refuse_per_token({one.spec: one.tokenizer.fingerprint for one in found}, evaluate.tasks)
     if out is not None and out.exists():
         results.read(out)  # what cannot be added to is said now, not after the work
-    steps = [work.step for one in wanted for work in works(one, options, perplexity)]
+    steps = [work.step for one in wanted for work in works(one, evaluate, perplexity)]
     scored: dict[str, list[Scored]] = {}
     for one in found:
         scored[one.spec] = []
-        for pairs in _measure(one, steps, options):
+        for pairs in _measure(one, steps, evaluate):
             scored[one.spec] += pairs
             rows = [row for _, row in pairs]
             _keep(rows, one.results, out)
@@ -73,7 +73,7 @@ def evaluate(
     if json:
         every = [row for mine in rows.values() for row in mine]
         print(jsons.dumps({"rows": every, "differences": differences}, indent=1))
-    elif options.table == "gpt-alpha":
+    elif evaluate.table == "gpt-alpha":
         _print_ten(rows, [file for file in (out, *(one.results for one in found)) if file])
     else:
         _print(rows, differences)
