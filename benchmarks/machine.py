@@ -30,7 +30,8 @@ def facts() -> dict[str, Any]:
         "fast_dtype": fast_dtype(device),
         "python": platform.python_version(),
         "versions": {
-            name: _version(name) for name in ("torch", "transformers", "tokenizers", "tiktoken", "datasets")
+            name: _version(name)
+            for name in ("torch", "transformers", "tokenizers", "tiktoken", "datasets", "lm_eval")
         },
     }
 

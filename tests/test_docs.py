@@ -21,7 +21,7 @@ def commands(text, kind):
                 yield shlex.split(line, comments=True)
 
 
-@pytest.mark.parametrize("name", ["data.md", "pretraining.md", "finetuning.md"])
+@pytest.mark.parametrize("name", ["data.md", "pretraining.md", "finetuning.md", "evaluation.md"])
 def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
     texts = tmp_path / "texts"
     texts.mkdir()
@@ -35,6 +35,13 @@ def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
         {"instruction": f"Name the number after {n}.", "input": "", "output": str(n + 1)} for n in range(90)
     ]
     (tmp_path / "alpaca.json").write_text(json.dumps(counting))
+    endings = ["it rains.", "the sun is hot.", "a man is seen.", "no."]
+    question = {"activity_label": "Rain", "ctx": "A man looks up. He says that", "endings": endings}
+    questions = [question | {"label": number % 4} for number in range(8)]
+    (tmp_path / "hellaswag_val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    (tmp_path / "lambada_test.jsonl").write_text(
+        json.dumps({"text": "he took the cup and drank from the cup"}) + "\n"
+    )
     monkeypatch.chdir(tmp_path)
     ran = 0
     for words in commands((repository / "docs" / name).read_text(), "bash"):

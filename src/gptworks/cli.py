@@ -26,6 +26,7 @@ FLAT = {
     "tokenizer train": "bpe",
     "finetune classify": "classify",
     "finetune instruct": "instruct",
+    "evaluate": "evaluate",
 }
 """Verbs whose own table is written without its prefix: `prepare --sources`, not `prepare --prepare.sources`."""
 
@@ -73,6 +74,7 @@ def build() -> App:
     verb(finetune, "instruct:instruct", "Teach a GPT to answer, from instructions or conversations.")
     verb(app, "classify:classify", "Say the class of texts, with a fine-tuned classifier.")
     verb(app, "merge:merge", "Fold a LoRA adapter into the weights.")
+    verb(app, "evaluate:evaluate", "Measure models: perplexity, multiple choice, lm-evaluation-harness.")
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
     verb(app, "inspect:inspect", "Say what a Dataset, Run, Checkpoint or MODEL is.", CARE)
     return app
@@ -148,6 +150,8 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
     if name in FLAT:
         rest = [re.sub(rf"^--{FLAT[name]}\.", "--", word) for word in rest]
     file = Path(rest[0]) if rest and not rest[0].startswith("-") else None
+    if name == "evaluate" and file is not None and file.suffix != ".toml":  # a MODEL
+        file = None
     under = _recipe_of_run(rest) if file is None and "--resume" in rest else file
     given = tables(under) if under else {}
     layers = [layer(_fit(name, given, app), under, name)] if under else []
@@ -183,6 +187,8 @@ def _fit(name: str, given: dict[str, Any], app: App) -> dict[str, Any]:
     if name.startswith("finetune"):  # has no [model] table; its --model is the recipe's base
         given = {key: value for key, value in given.items() if key != "model"}
         given |= {"model": given["base"]} if "base" in given else {}
+    if name == "evaluate":  # its --out is a file of scores, a recipe's is a run
+        given = {key: value for key, value in given.items() if key != "out"}
     fitted = {key: value for key, value in given.items() if key in wanted}
     if name in MAKES:
         made = given.get(MAKES[name], "")

@@ -183,6 +183,57 @@ class EvalOptions:
     """Steps between evaluations; 0: only at start and end. Default of `finetune`: 50."""
     tokens: PositiveInt = 1_048_576
     """How much of the validation split is used: always the same windows."""
+    tasks: tuple[str, ...] = ()
+    """Also score these, as `evaluate --tasks` spells them: hellaswag_completion, lambada:FILE, perplexity:FILE, ..."""
+    task_every: NonNegativeInt = 0
+    """Steps between scores of eval.tasks; 0: only at the end."""
+    task_limit: PositiveInt | None = None
+    """Only the first N examples of each of eval.tasks. Default: all."""
+
+
+@Parameter(group="evaluate")
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What is measured on finished models."""
+
+    tasks: tuple[str, ...] = ()
+    """NAME (from the Hub), NAME:FILE, perplexity:FILE, bits_per_byte:FILE or DATASET, harness:NAME,NAME@SHOTS,..."""
+    limit: PositiveInt | None = None
+    """Only the first N examples of each task. Default: all."""
+    shots: NonNegativeInt | None = None
+    """Solved examples before each question (harness: only). Default: what each of its tasks says."""
+    batch_tokens: PositiveInt | None = None
+    """Tokens of one forward. Default: 2,048 on a CPU, 65,536 on a GPU. Scores do not depend on it."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Numbers to compute in. Narrower ones are faster, and change a few answers."""
+    split: Literal["dev", "test", "train"] | None = None
+    """What local files are, as every table says. Default: what their rows or their name say."""
+    include: tuple[Path, ...] = ()
+    """Folders with more YAML tasks for harness:."""
+    without: tuple[Path, ...] = ()
+    """What `inspect DATASET --against` wrote: scores are also given without the items found there."""
+    table: Literal["plain", "gpt-alpha"] = "plain"
+    """How results are printed: one below the other, or as GPT-alpha prints its ten tasks, with its average."""
+
+
+@Parameter(group="perplexity")
+@dataclass(frozen=True, kw_only=True)
+class PerplexityOptions:
+    """How the perplexity of texts is taken. Every result says it in words."""
+
+    stride: PositiveInt | None = None
+    """Tokens from one window to the next; each token is predicted once. Default: the model's context, no overlap.
+    32 is GPT-2's own protocol."""
+    average: Literal["tokens", "documents"] = "tokens"
+    """tokens: all weigh the same. documents: 2 to the mean of the documents' mean bits per token."""
+    skip_first: NonNegativeInt = 0
+    """Do not count the first k tokens of each document."""
+    joined: bool = False
+    """Join documents with the end-of-text mark, as in pretraining, instead of each by itself."""
+    detokenizer: Literal["none", "wikitext"] = "none"
+    """Undo a corpus's tokenization before ours. Words and bytes are counted before it."""
+    text_key: str = "text"
+    """Key or column that holds the text."""
 
 
 @Parameter(group="eval")
@@ -409,6 +460,8 @@ class Recipe:
     classify: ClassifyOptions = field(default_factory=ClassifyOptions)
     instruct: InstructOptions = field(default_factory=InstructOptions)
     eval: EvalOptions = field(default_factory=EvalOptions)
+    evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    perplexity: PerplexityOptions = field(default_factory=PerplexityOptions)
     save: SaveOptions = field(default_factory=SaveOptions)
     sample: SampleOptions = field(default_factory=SampleOptions)
     log: LogOptions = field(default_factory=LogOptions)

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from gptworks.commands.start import Job, Out, RecipeFile, Resume, finish, needed, start
 from gptworks.commands.tries import run_tries
+from gptworks.errors import ConfigError
 from gptworks.recipe import (
     ClassifyOptions,
     FinetuneEval,
@@ -55,6 +56,8 @@ def classify(
 ) -> None:
     """Teach a GPT to name a text's class, or to predict a number, from examples."""
     needed("finetune classify", model_MODEL=model, data_FILE=data, out_RUN=out)
+    if eval.tasks:
+        raise ConfigError("eval.tasks measures language models, and this is a classifier: leave it out")
     whole = Recipe(
         data=data,
         out=out,

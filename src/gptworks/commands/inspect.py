@@ -15,9 +15,18 @@ def inspect(
     *,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")] = False,
     verify: Annotated[bool, Parameter(help="Check every checksum (reads everything).")] = False,
+    against: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative=(), help="Look for these evaluation sets in a Dataset, as evaluate --tasks spells them."
+        ),
+    ] = (),
 ) -> None:
     """Say what something is: sizes, counts, where it came from, and a first document or the last sample."""
-    facts = _presets() if path == "presets" else _facts(path, verify=verify)
+    if against:
+        facts = _contamination(Path(path), against)
+    else:
+        facts = _presets() if path == "presets" else _facts(path, verify=verify)
     if as_json:
         print(json.dumps(facts, indent=1, default=str))
         return
@@ -76,6 +85,41 @@ def _dataset(folder: Path, *, verify: bool) -> dict[str, Any]:
     if train is not None and train.shards:
         first = train.shards[0]
         facts["first document"] = repr(tokenizer.decode(first.tokens[: min(int(first.ends[0]), 80)].tolist()))
+    return facts
+
+
+def _contamination(folder: Path, against: tuple[str, ...]) -> dict[str, Any]:
+    """Items of evaluation sets that stand in a Dataset; each set's Result goes to DATASET/results."""
+    from gptworks.data.dataset import Dataset
+    from gptworks.errors import ConfigError
+    from gptworks.evaluate import contamination, results, suite
+    from gptworks.recipe import EvaluateOptions, PerplexityOptions
+
+    dataset = Dataset.open(folder, verify=False)
+    tokenizer = dataset.tokenizer()
+    quizzes = []
+    for wanted in map(suite.parse, against):
+        if wanted.is_text or wanted.task == "harness":
+            raise ConfigError(
+                f"{wanted.task} has no questions to look for; name a set such as hellaswag:FILE"
+            )
+        quiz = suite.load(wanted, EvaluateOptions(), PerplexityOptions())
+        assert isinstance(quiz, suite.Quiz)
+        quizzes.append(quiz)
+    facts: dict[str, Any] = {"Dataset": str(folder), "fingerprint": dataset.fingerprint}
+    searched = contamination.search(
+        [quiz.questions for quiz in quizzes], contamination.documents(dataset, tokenizer)
+    )
+    for quiz, found in zip(quizzes, searched, strict=True):
+        whose = results.Subject(str(folder), dataset.fingerprint, dataset.tokenizer_fingerprint, precision="")
+        file = folder / "results" / f"contaminated-{quiz.task.name}.json"
+        results.keep(file, [results.row(contamination.score(found, dataset), quiz.material, whose)])
+        facts[quiz.task.name] = (
+            f"{len(found.hits):,} of {found.items:,} items found ({quiz.material.split}); see {file}"
+        )
+        for hit in found.hits[:10]:
+            more = f" and {hit.count - len(hit.documents):,} more" if hit.count > len(hit.documents) else ""
+            facts[hit.item.place] = f"in {', '.join(hit.documents)}{more}: {hit.words!r}"
     return facts
 
 

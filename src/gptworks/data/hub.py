@@ -44,7 +44,7 @@ def pin(name: str, split: str) -> str:
             "split": split,
             "revision": HfApi().dataset_info(repository).sha,
         }
-        _open(json.dumps(pinned))
+        open_stream(json.dumps(pinned))
     return json.dumps(pinned)
 
 
@@ -63,7 +63,8 @@ def in_one_line(name: str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=8)
-def _open(pinned: str) -> Any:
+def open_stream(pinned: str) -> Any:
+    """The rows of what `pin` found, as they come."""
     import datasets
 
     what = json.loads(pinned)
@@ -132,7 +133,7 @@ def _columns(rows: Any) -> Columns:
 
 def _stream(pinned: str, name: str, keys: Keys) -> Any:
     """The dataset as Arrow tables with the columns that are needed."""
-    stream = _open(pinned)
+    stream = open_stream(pinned)
     if names := stream.column_names:
         wanted = {part for key in keys if key for part in (key, key.partition(".")[0]) if part in names}
         if wanted.isdisjoint((keys.text, keys.text.partition(".")[0])):

@@ -6,12 +6,12 @@ between a bin's mean probability and its accuracy.
 """
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from sklearn import metrics
+
+from gptworks.evaluate.glue import correlations, matthews
 
 BINS = 15
 
@@ -32,7 +32,7 @@ def scores(logits: np.ndarray, targets: np.ndarray, labels: tuple[str, ...]) -> 
         "accuracy": accuracy,
         "accuracy_standard_error": math.sqrt(accuracy * (1 - accuracy) / len(targets)),
         "balanced_accuracy": float(present.mean()),
-        "matthews": float(metrics.matthews_corrcoef(targets, named)) if len({*targets, *named}) > 1 else 0.0,
+        "matthews": matthews(named, targets),
         "macro_f1": float(f1.mean()),
         "loss": float(-np.log(np.maximum(probabilities[np.arange(len(targets)), targets], 1e-38)).mean()),
         "classes": {
@@ -97,18 +97,10 @@ def mistakes(
 
 def number_scores(predicted: np.ndarray, targets: np.ndarray, train: np.ndarray) -> dict[str, Any]:
     """Scores of predicted numbers. A correlation that is not defined, since one side is constant, is None."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.ConstantInputWarning)
-        enough = len(targets) > 1
-        pearson, spearman = (
-            float(measure(predicted, targets).statistic) if enough else math.nan  # type: ignore[attr-defined] # absent from the stubs
-            for measure in (stats.pearsonr, stats.spearmanr)
-        )
     return {
         "n": len(targets),
         "mse": float(metrics.mean_squared_error(targets, predicted)),
-        "pearson": None if math.isnan(pearson) else pearson,
-        "spearman": None if math.isnan(spearman) else spearman,
+        **correlations(predicted, targets),
         "baselines": {"mean_mse": float(np.square(targets - train.mean()).mean())},
     }
 

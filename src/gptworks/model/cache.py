@@ -66,3 +66,10 @@ class KVCache:
             self.values[:, :, :, held] = self.values[:, rows, :, held]
         else:
             self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+    def fill(self, other: "KVCache", rows: Tensor) -> None:
+        """Hold what `other` holds in its `rows` (repeats allowed), in place of anything held."""
+        self.length = other.length
+        held = slice(0, other.length)
+        self.keys[:, :, :, held] = other.keys[:, rows, :, held]
+        self.values[:, :, :, held] = other.values[:, rows, :, held]

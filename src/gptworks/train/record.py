@@ -19,14 +19,13 @@ from gptworks.recipefile import as_tables
 from gptworks.train.pretraining import Pretraining
 from gptworks.world import World, describe
 
-PRETRAINING_IGNORES = frozenset({"prepare", "bpe", "lora", "classify", "instruct"})
-"""Tables that are not part of a pretraining run."""
+BEFORE_AND_AFTER = frozenset({"prepare", "bpe", "evaluate", "perplexity"})
+"""Tables that are not part of any run."""
 
-FINETUNING_IGNORES = frozenset({"prepare", "bpe", "model", "sample", "instruct"})
-"""Tables that are not part of a run that learns to classify."""
-
-INSTRUCTING_IGNORES = frozenset({"prepare", "bpe", "model", "sample", "classify"})
-"""Tables that are not part of a run that learns to answer."""
+PRETRAINING_IGNORES = BEFORE_AND_AFTER | {"lora", "classify", "instruct"}
+FINETUNING_IGNORES = BEFORE_AND_AFTER | {"model", "sample", "instruct"}
+INSTRUCTING_IGNORES = BEFORE_AND_AFTER | {"model", "sample", "classify"}
+"""Tables that are not part of a run that learns language, to classify, to answer."""
 
 FREE_TABLES = {"out", "data", "eval", "save", "sample", "log"}
 FREE = {"train.max_steps", "train.epochs", "train.max_hours", "train.micro_batch", "train.compile"}

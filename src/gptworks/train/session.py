@@ -51,6 +51,8 @@ class Duties:
     sampling: SampleOptions
     log: LogOptions
     max_seconds: float | None
+    score: Evaluator | None = None
+    """What eval.tasks names."""
     adapted: Adapted | None = None
     """Save the adapter alone."""
 
@@ -123,11 +125,12 @@ class Session:
         last = step == self.trainer.plan.max_steps
         self._pending.append(report)
         evaluate = last or _due(step, duties.eval.every)
+        score = last or _due(step, duties.eval.task_every)
         epoch_mark = self._epoch_mark(step)
         save = epoch_mark or _due(step, duties.save.every)
         # A look costs a GPU a pause, and processes a message; alone on a CPU it costs nothing.
         alone = self.trainer.world.size == 1
-        look = last or evaluate or save or _due(step, duties.log.every)
+        look = last or evaluate or score or save or _due(step, duties.log.every)
         if look or self.trainer.world.device.type == "cpu":
             self._flush()
         if look or alone:
@@ -136,6 +139,8 @@ class Session:
                 self._flush()
         paused = time.monotonic()
         improved = self._evaluate(step) if evaluate else False
+        if score:
+            self._score(step)
         if _due(step, duties.sampling.every) or (last and duties.sampling.every):
             self._sample(step)
         if save or last or self._stopped or (improved and duties.save.best):
@@ -197,19 +202,28 @@ class Session:
             return False
         scores = self.duties.evaluate(self.trainer.model)
         self._val_loss = (step, scores["val_loss"])
-        if self._log is not None:
-            row = {
-                "step": step,
-                "epoch": round(step / self.duties.steps_per_epoch, 4),
-                "tokens": self._tokens,
-            } | scores
-            self._log.write(row)
-            self._log.flush()
-            self.display.step(row)
+        self.display.step(self._write(step, scores))
         improved = self._best is None or not self._best <= scores["val_loss"]  # so that any number beats NaN
         if improved:
             self._best = scores["val_loss"]
         return improved and step > 0
+
+    def _score(self, step: int) -> None:
+        """The scores of eval.tasks, as a row of their own."""
+        if self.duties.score is not None:
+            scores = self.duties.score(self.trainer.model)
+            self._write(step, scores)
+            told = [f"{name} {value:.4f}" for name, value in scores.items() if not name.endswith("/n")]
+            self.display.note(f"step {step}: {', '.join(told)}")
+
+    def _write(self, step: int, scores: dict[str, float]) -> dict[str, Any]:
+        """Log what was measured at a step."""
+        place = {"epoch": round(step / self.duties.steps_per_epoch, 4), "tokens": self._tokens}
+        row = {"step": step} | place | scores
+        if self._log is not None:
+            self._log.write(row)
+            self._log.flush()
+        return row
 
     def _sample(self, step: int) -> None:
         if self.duties.sample is None or not self.trainer.world.main:

@@ -1,0 +1,243 @@
+"""`gptworks evaluate` as people run it, and the scores a run takes of itself."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from gptworks import runs
+from gptworks.cli import main
+from gptworks.evaluate.results import read
+from gptworks.model import checkpoint
+from gptworks.model.build import build
+from gptworks.model.config import resolve
+from gptworks.recipe import ModelOptions
+from tests import hub
+from tests.evaluate.conftest import HELLASWAG, LAMBADA, PIQA, write_rows
+
+SHAPE = ModelOptions(n_layer=1, n_head=2, n_embd=16, context=128, init_std=0.3)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, byte_tokenizer):
+    """A folder with models, texts and evaluation sets."""
+    monkeypatch.chdir(tmp_path)
+    for name, seed in {"one": 0, "two": 1}.items():
+        model = build(resolve(SHAPE, byte_tokenizer.vocab_size), seed=seed)
+        checkpoint.save(model, tmp_path / name, byte_tokenizer)
+    other = byte_tokenizer.with_special_tokens(["<|more|>"])
+    checkpoint.save(build(resolve(SHAPE, other.vocab_size), seed=0), tmp_path / "other", other)
+    (tmp_path / "text.txt").write_text("One text to read. " * 30)
+    write_rows(tmp_path / "hellaswag.jsonl", HELLASWAG)
+    write_rows(tmp_path / "piqa.jsonl", PIQA)
+    return tmp_path
+
+
+def test_scores_say_what_they_are_and_accumulate(place, capsys):
+    tasks = ["--tasks", "perplexity:text.txt", "hellaswag:hellaswag.jsonl"]
+    assert main(["evaluate", "one", *tasks, "--out", "results.json"]) == 0
+    table = capsys.readouterr().out
+    assert "hellaswag" in table
+    assert " dev " in table
+    rows = read(place / "results.json")["rows"]
+    assert [row["metric"] for row in rows] == [
+        "perplexity",
+        "bits_per_byte",
+        "word_perplexity",
+        "acc",
+        "acc_norm",
+    ]
+    for row in rows:
+        assert row["n"] > 0
+        assert row["definition"]
+        assert row["split"] in {"dev", "unknown"}
+        assert len(row["data_fingerprint"]) == len(row["model_fingerprint"]) == 64
+        assert row["versions"].keys() >= {"gptworks", "torch"}
+        assert row["standard_error"] is not None
+    assert (
+        main(["evaluate", "one", "--tasks", "piqa:piqa.jsonl", "--limit", "3", "--out", "results.json"]) == 0
+    )
+    assert main(["evaluate", "one", *tasks, "--out", "results.json"]) == 0  # the same again takes its place
+    rows = read(place / "results.json")["rows"]
+    assert len(rows) == 7
+    assert {row["limit"] for row in rows if row["task"] == "piqa"} == {3}
+
+
+def test_a_recipe_says_what_is_measured_and_flags_beat_it(place):
+    (place / "r.toml").write_text(
+        'out = "run"\n[evaluate]\ntasks = ["piqa:piqa.jsonl"]\nlimit = 4\n[perplexity]\nstride = 3\n'
+    )
+    assert main(["evaluate", "r.toml", "one", "--limit", "2", "--out", "results.json"]) == 0
+    assert [(row["task"], row["limit"]) for row in read(place / "results.json")["rows"]] == [
+        ("piqa", 2),
+        ("piqa", 2),
+    ]
+    assert not (place / "run").exists()
+
+
+def test_two_models_are_compared_on_the_same_examples(place, capsys):
+    argv = [
+        "evaluate",
+        "one",
+        "two",
+        "--tasks",
+        "hellaswag:hellaswag.jsonl",
+        "perplexity:text.txt",
+        "--compare",
+    ]
+    assert main([*argv, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    values = {(row["model"], row["metric"]): row["value"] for row in said["rows"]}
+    assert {one["metric"] for one in said["differences"]} >= {
+        "acc",
+        "acc_norm",
+        "perplexity",
+        "bits_per_byte",
+    }
+    for one in said["differences"]:
+        expected = values["two", one["metric"]] - values["one", one["metric"]]
+        assert one["difference"] == pytest.approx(expected)
+        assert 0 < one["p"] <= 1
+    assert main(argv) == 0
+    assert "McNemar, exact" in capsys.readouterr().out
+
+
+def test_bits_per_byte_compare_models_with_different_tokenizers(place, capsys):
+    assert main(["evaluate", "one", "other", "--tasks", "bits_per_byte:text.txt", "--compare", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {one["metric"] for one in said["differences"]} == {"bits_per_byte", "word_perplexity"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["one"], "evaluate needs --tasks TASK..."),
+        (["one", "--tasks", "helaswag"], "there is no task 'helaswag'; the nearest are hellaswag"),
+        (["one", "--tasks", "perplexity"], "perplexity needs a file: perplexity:FILE"),
+        (["one", "--tasks", "perplexity:nothere"], "there is no file or Dataset nothere"),
+        (["one", "--tasks", "hellaswag:nothere"], "nothere cannot be read: No such file or directory"),
+        (["one", "--tasks", "piqa:hellaswag.jsonl"], "hellaswag.jsonl:1 lacks 'goal', which piqa needs"),
+        (["one", "--tasks", "piqa:piqa.jsonl", "--shots", "3"], "harness:piqa@3 asks it with some"),
+        (["one", "--tasks", "piqa:piqa.jsonl", "--limit", "0"], "Must be > 0"),
+        (["one", "--tasks", "harness:"], "harness: needs names of tasks"),
+        (["nowhere/at/all", "--tasks", "piqa:piqa.jsonl"], "there is no folder nowhere/at/all"),
+        (["one", "--tasks", "piqa:piqa.jsonl", "--compare"], "--compare needs two models or more"),
+        (["one", "--tasks", "piqa:piqa.jsonl", "--out", "text.txt"], "text.txt cannot be read as results"),
+        (
+            ["one", "--tasks", "piqa:piqa.jsonl", "--without", "out.json"],
+            "out.json cannot be read as results",
+        ),
+        (
+            ["one", "other", "--tasks", "perplexity:text.txt", "--compare"],
+            "one and other have different tokenizers, so a perplexity per token compares nothing; "
+            "--tasks bits_per_byte:text.txt does",
+        ),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(place, capsys, words, said):
+    assert main(["evaluate", *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+    assert not (place / "out.json").exists()
+
+
+def test_a_set_that_is_only_named_comes_from_the_hub(place, byte_tokenizer):
+    """With the revision in the row. In a process of its own, since the Hub's address is fixed at import."""
+    folder = place / "hub" / "datasets" / "EleutherAI" / "lambada_openai"
+    folder.mkdir(parents=True)
+    write_rows(folder / "test.jsonl", LAMBADA)
+    with hub.serve(place / "hub") as endpoint:
+        environment = hub.environment(endpoint, place / "home")
+        code = "import sys; from gptworks.cli import main; sys.exit(main(sys.argv[1:]))"
+        paths = os.pathsep.join(path for path in sys.path if path)
+        argv = ["evaluate", "one", "--tasks", "lambada", "--out", "results.json"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *argv],
+            env=environment | {"PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    row = read(place / "results.json")["rows"][0]
+    assert row["data"] == f"hf:EleutherAI/lambada_openai@{hub.COMMIT[:12]} (test)"
+    assert (row["split"], row["n"], row["metric"]) == ("test", len(LAMBADA), "acc")
+
+
+@pytest.fixture
+def dataset(place, byte_tokenizer):
+    byte_tokenizer.save(place / "bytes")
+    words = ["--sources", "text.txt", "--tokenizer", "bytes", "--val-fraction", "0.2", "--val-by", "tail"]
+    assert main(["prepare", *words, "--workers", "1", "--out", "set"]) == 0
+    return place / "set"
+
+
+TRAINING = [
+    *[
+        "--data",
+        "set",
+        "--model.n-layer",
+        "1",
+        "--model.n-head",
+        "2",
+        "--model.n-embd",
+        "16",
+        "--model.context",
+        "64",
+    ],
+    *["--train.batch-tokens", "64", "--train.max-steps", "4", "--model.dropout", "0.1", "--eval.every", "2"],
+]
+SCORED = [
+    "--eval.tasks",
+    "hellaswag_completion:hellaswag.jsonl",
+    "bits_per_byte:text.txt",
+    "--eval.task-every",
+    "2",
+]
+
+
+def test_scores_in_training_change_nothing_of_it(place, dataset):
+    """Losses and weights are equal bit for bit; dropout is on, so chance is left alone as well."""
+    assert main(["pretrain", *TRAINING, "--out", "plain"]) == 0
+    assert main(["pretrain", *TRAINING, *SCORED, "--eval.task-limit", "4", "--out", "scored"]) == 0
+    plain, scored = (runs.read_rows(place / name / "metrics.jsonl") for name in ("plain", "scored"))
+
+    def losses(rows):
+        return [
+            (row["step"], row.get("loss"), row.get("val_loss"))
+            for row in rows
+            if "loss" in row or "val_loss" in row
+        ]
+
+    assert losses(plain) == losses(scored)
+    one, other = (checkpoint.read_tensors(runs.find_checkpoint(place / name)) for name in ("plain", "scored"))
+    assert all(one[name].equal(other[name]) for name in one)
+    taken = [row for row in scored if "hellaswag_completion/acc_norm_token" in row]
+    assert [row["step"] for row in taken] == [2, 4]
+    assert taken[0]["hellaswag_completion/acc_norm_token/n"] == 4
+
+
+def test_the_last_scores_in_training_are_evaluates(place, dataset, capsys):
+    assert main(["pretrain", *TRAINING, *SCORED, "--out", "run"]) == 0
+    last = runs.read_rows(place / "run" / "metrics.jsonl")[-1]
+    assert main(["evaluate", "run", "--tasks", SCORED[1], SCORED[2]]) == 0
+    rows = [
+        row
+        for name in ("hellaswag_completion", "bits_per_byte")
+        for row in read(place / "run" / "results" / f"{name}.json")["rows"]
+    ]
+    assert len(rows) == 4
+    for row in rows:
+        assert row["step"] == 4
+        assert last[f"{row['task']}/{row['metric']}"] == pytest.approx(row["value"], rel=1e-6)
+
+
+def test_what_cannot_be_scored_is_refused_before_training(place, dataset, capsys):
+    assert main(["pretrain", *TRAINING, "--eval.tasks", "hellaswg", "--out", "run"]) == 2
+    assert "the nearest are hellaswag" in capsys.readouterr().err
+    short = ["--model.context", "16", "--eval.tasks", "hellaswag_completion:hellaswag.jsonl"]
+    assert main(["pretrain", *TRAINING, *short, "--out", "run"]) == 2
+    assert "hellaswag.jsonl:1: an answer of 33 tokens cannot be asked" in capsys.readouterr().err
+    assert not (place / "run").exists()
