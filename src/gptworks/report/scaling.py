@@ -1,0 +1,91 @@
+"""Where a run lies between parameters and tokens, and what its compute would have bought if split otherwise.
+
+The contours are those of Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.3 and
+appendix D.3: L(N, D) = E + A / N^alpha + B / D^beta, with compute C = 6 N D. They were fitted to other data and another
+tokenizer: the slopes are worth looking at, the numbers on them are not this run's loss.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from gptworks.report import style
+from gptworks.report.logs import Logged
+from gptworks.report.style import COLOURS, GRID, QUIET, Picture, look, marker
+
+E, A, B, ALPHA, BETA = 1.69, 406.4, 410.7, 0.34, 0.28
+
+
+def loss(parameters: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Predicted nats per token."""
+    return E + A / parameters**ALPHA + B / tokens**BETA
+
+
+def optimum(flops: float) -> tuple[float, float]:
+    """(parameters, tokens) that the fit holds best for a compute of 6 N D."""
+    gain = (ALPHA * A / (BETA * B)) ** (1 / (ALPHA + BETA))
+    parameters = gain * (flops / 6) ** (BETA / (ALPHA + BETA))
+    return parameters, flops / 6 / parameters
+
+
+def contours(logged: Sequence[Logged]) -> Picture | None:
+    """Parameters against tokens, with lines of equal compute, and each run on it."""
+    at = [(one.parameters, one.steps[-1]["tokens"]) for one in logged if one.parameters and one.steps]
+    at = [(n, d) for n, d in at if d > 0]
+    if len(at) < len(logged):
+        return None
+    low, high = np.log10(np.min(at, axis=0)) - 1.2, np.log10(np.max(at, axis=0)) + 1.2
+
+    def draw(axes: Axes) -> None:
+        axes.grid(visible=False)
+        _background(axes, low, high)
+        for number, (one, (n, d)) in enumerate(zip(logged, at, strict=True)):
+            axes.plot([n, n], [10 ** low[1], d], linewidth=1, alpha=0.6, **look(number))
+            label = one.name if len(logged) > 1 else "this run"
+            axes.plot(n, d, marker(number), color=COLOURS[number % len(COLOURS)], markersize=7, label=label)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            style.engineering_log(axis)
+        axes.set_xlim(10 ** low[0], 10 ** high[0])
+        axes.set_ylim(10 ** low[1], 10 ** high[1])
+
+    return style.picture("scaling", "tokens trained on", draw, x="parameters", caption=_words(logged, at))
+
+
+def _background(axes: Axes, low: np.ndarray, high: np.ndarray) -> None:
+    n = np.logspace(low[0], high[0], 60)
+    d = np.logspace(low[1], high[1], 60)
+    lines = axes.contour(n, d, loss(*np.meshgrid(n, d)), levels=8, colors=GRID, linewidths=1.0)
+    axes.clabel(lines, fmt="%.2f", fontsize=7.5, colors=QUIET)
+    for power in range(int(np.floor(sum(low))), int(np.ceil(sum(high))) + 2):
+        axes.plot(n, 10.0**power / 6 / n, color=QUIET, linewidth=0.7, linestyle=(0, (4, 3)))
+        where = 10 ** (low[0] + 0.08)
+        if 10 ** low[1] < 10.0**power / 6 / where < 10 ** (high[1] - 0.15):
+            axes.annotate(f"1e{power}", (where, 10.0**power / 6 / where), (0, 1), textcoords="offset points",
+                          fontsize=7.5, color=QUIET)  # fmt: skip
+    best = np.array([optimum(10.0**power) for power in np.linspace(sum(low), sum(high) + 1, 40)])
+    axes.plot(*best.T, color=QUIET, linewidth=1.2, linestyle=(0, (1, 1.2)), label="compute-optimal")
+
+
+def _words(logged: Sequence[Logged], at: list[tuple[int, int]]) -> str:
+    words = (
+        "Dashed: equal compute 6ND, in FLOPs. Pale: loss by the fit of Hoffmann et al. 2022, for its own data and "
+        "tokenizer; dotted: the best split by that fit."
+    )
+    for one, (n, d) in zip(logged, at, strict=True):
+        best_n, best_d = optimum(6 * n * d)
+        words += (
+            f" {one.name}: {short(n)} parameters, {short(d)} tokens, {6 * n * d:.2g} FLOPs; "
+            f"the fit would take {short(best_n)} parameters and {short(best_d)} tokens."
+        )
+    return words
+
+
+def short(number: float) -> str:
+    """124M, 9.9B."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
