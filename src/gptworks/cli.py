@@ -68,6 +68,7 @@ def build() -> App:
     verb(app, "classify:classify", "Say the class of texts, with a fine-tuned classifier.")
     verb(app, "merge:merge", "Fold a LoRA adapter into the weights.")
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
+    verb(app, "judge:judge", "Let another model score a run's answers, or compare them with others.", CARE)
     verb(app, "report:report", "Show what runs did on one page: curves, scores, samples, recipe.", CARE)
     verb(app, "inspect:inspect", "Say what a Dataset, Run, Checkpoint or MODEL is.", CARE)
     return app

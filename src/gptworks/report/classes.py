@@ -74,7 +74,9 @@ def _confusion(labels: list[str], counts: np.ndarray, end: str) -> Picture:
     def draw(axes: Axes) -> None:
         axes.grid(visible=False)
         for row, col in np.ndindex(K, K):
-            cell = Rectangle((col - 0.5, row - 0.5), 1, 1, color=COLOURS[0], alpha=0.62 * float(shares[row, col]))
+            cell = Rectangle(
+                (col - 0.5, row - 0.5), 1, 1, color=COLOURS[0], alpha=0.62 * float(shares[row, col])
+            )
             axes.add_patch(cell)
             if K <= WRITTEN_OUT:
                 words = f"{counts[row, col]:,}" + (f"\n{shares[row, col]:.1%}" if K <= 5 else "")
@@ -100,18 +102,29 @@ def _reliability(told: dict[str, Any], end: str) -> Picture:
     error = np.sqrt(right * (1 - right) / n)
 
     def draw(axes: Axes) -> None:
-        low = max(0.0, min(sure.min(), right.min()) - 0.05)
+        low = max(0.0, sure.min() - 0.06)
         axes.plot([low, 1], [low, 1], color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.errorbar(sure, right, error, color=COLOURS[0], linewidth=1.2, elinewidth=0.9)
         axes.scatter(sure, right, s=14 + 160 * n / n.max(), color=COLOURS[0], alpha=0.55, linewidth=0)
         for x, y, many in zip(sure, right, n, strict=True):
-            axes.annotate(f"{many:,}", (x, y), (6, -10), textcoords="offset points", fontsize=8, color=QUIET)
+            near = (x - low) / (1 - low) > 0.9  # the right edge
+            axes.annotate(
+                f"{many:,}",
+                (x, y),
+                (-5 if near else 6, -14 if near else -10),
+                textcoords="offset points",
+                ha="right" if near else "left",
+                fontsize=8,
+                color=QUIET,
+            )
         axes.set_xlim(low, 1.02)
-        axes.set_ylim(max(0, low - 0.02), 1.04)
+        axes.set_ylim(-0.03, 1.06)
 
     words = (
         f"Expected calibration error {told['ece']:.4f}. Texts in bins by the probability of the class named; numbers: "
         "texts in the bin; bars: standard error. On the dashed line, probabilities are what they say."
     )
     title, size = "share that is right", (style.WIDTH, 3.6)
-    return style.picture(f"reliability-{end}", title, draw, x="probability of the class named", caption=words, size=size)
+    return style.picture(
+        f"reliability-{end}", title, draw, x="probability of the class named", caption=words, size=size
+    )

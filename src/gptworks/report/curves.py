@@ -11,23 +11,37 @@ from gptworks.report import style
 from gptworks.report.logs import Logged, column, measures
 from gptworks.report.style import COLOURS, QUIET, Picture, look, marker
 
-AXES = {"steps": "optimizer steps", "tokens": "tokens trained on", "seconds": "time", "FLOPs": "training FLOPs"}
+AXES = {
+    "steps": "optimizer steps",
+    "tokens": "tokens trained on",
+    "seconds": "time",
+    "FLOPs": "training FLOPs",
+}
 """What losses are drawn against."""
 
-POINTS, SMOOTH = 400, 60
-"""A noisy curve is drawn as the means of so many stretches; a smooth one of so many."""
+POINTS = 400
+"""A curve of more steps is drawn as the means of so many stretches."""
+
+STRETCHES, STRETCH = 60, 8
+"""A smooth curve has at most so many stretches, of at least so many steps."""
 
 HEALTH = {
-    "lr": ("learning rate", "Peak group's rate at each step."),
+    "lr": ("learning rate", "As the schedule sets it."),
     "grad_norm": ("gradient norm", "Before clipping."),
     "tokens_per_second": ("tokens per second", "All devices together."),
-    "mfu": ("MFU", "Share of the hardware's peak: tokens/s times (6N + 12 layers x width x context) over the peak."),
+    "mfu": (
+        "MFU",
+        "Share of the peak: tokens/s times (6N + 12 · layers · width · context); the peak is the hardware's.",
+    ),
     "peak_memory": ("peak memory (GB)", "Of the device; on a CPU, of the process."),
 }
 """Column of metrics.jsonl -> title and caption."""
 
 SCORES = {
-    "val_bpb": ("validation, bits per byte", "Does not depend on the tokenizer, so it compares any two models."),
+    "val_bpb": (
+        "validation, bits per byte",
+        "Does not depend on the tokenizer, so it compares any two models.",
+    ),
     "val_accuracy": ("validation accuracy", "Share of held-out texts whose class is named rightly."),
 }
 
@@ -53,7 +67,9 @@ def losses(logged: Sequence[Logged]) -> dict[str, Picture]:
 
         unit = f"{label} ({unit})" if unit else label
         title = f"loss (nats per {logged[0].unit})"
-        caption = "Pale: each step. " if len(logged) == 1 else "Thin: training, smoothed. With marks: validation. "
+        caption = (
+            "Pale: each step. " if len(logged) == 1 else "Thin: training, smoothed. With marks: validation. "
+        )
         pictures[axis] = style.picture(f"loss-{axis.lower()}", title, draw, x=unit, caption=caption)
     return pictures
 
@@ -65,9 +81,9 @@ def _loss(axes: Axes, one: Logged, axis: str, scale: float, number: int | None) 
     if x is not None and len(loss):
         if number is None:
             axes.plot(*thin(x * scale, loss, POINTS), color=COLOURS[0], alpha=0.35, linewidth=0.8)
-            axes.plot(*thin(x * scale, loss, SMOOTH), color=COLOURS[0], label="training")
+            axes.plot(*smooth(x * scale, loss), color=COLOURS[0], label="training")
         else:
-            axes.plot(*thin(x * scale, loss, SMOOTH), alpha=0.55, linewidth=0.9, **looks)
+            axes.plot(*smooth(x * scale, loss), alpha=0.55, linewidth=0.9, **looks)
     rows, val = column(one.measured, "val_loss")
     at = one.axis(axis, rows)
     if at is not None and len(val):
@@ -152,7 +168,9 @@ def _score(one: Logged, name: str) -> tuple[np.ndarray, np.ndarray]:
     rows, values = column(one.measured, name)
     if not rows:
         rows, values = column(
-            sorted((r for r in one.results if _task(r) == name and isinstance(r.get("step"), int)), key=_step),
+            sorted(
+                (r for r in one.results if _task(r) == name and isinstance(r.get("step"), int)), key=_step
+            ),
             "value",
         )
     x = one.axis("tokens", rows)
@@ -208,6 +226,11 @@ def thin(x: np.ndarray, y: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarra
     edges = np.linspace(0, len(x), most + 1).astype(int)[:-1]
     counts = np.diff([*edges, len(x)])
     return np.add.reduceat(x, edges) / counts, np.add.reduceat(y, edges) / counts
+
+
+def smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The means of stretches."""
+    return thin(x, y, max(2, min(STRETCHES, len(x) // STRETCH)))
 
 
 def slug(name: str) -> str:

@@ -22,7 +22,20 @@ from gptworks.recipefile import load
 Row = dict[str, Any]
 
 LOOP = frozenset(
-    "step epoch tokens loss lr grad_norm targets tokens_per_second mfu peak_memory seconds skipped".split()
+    {
+        "step",
+        "epoch",
+        "tokens",
+        "loss",
+        "lr",
+        "grad_norm",
+        "targets",
+        "tokens_per_second",
+        "mfu",
+        "peak_memory",
+        "seconds",
+        "skipped",
+    }
 )
 """Of a training step's row. What else a row has was measured."""
 
@@ -148,7 +161,9 @@ def _one(folder: Path, name: str) -> Logged:
         recipe = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder / 'recipe.toml'} cannot be read: {error}") from None
-    rows = [row for row in runs.read_rows(folder / "metrics.jsonl") if isinstance(row, dict) and "step" in row]
+    rows = [
+        row for row in runs.read_rows(folder / "metrics.jsonl") if isinstance(row, dict) and "step" in row
+    ]
     if not rows:
         raise ConfigError(f"{folder} has measured nothing yet: its metrics.jsonl is missing or empty")
     results, classified = [], None
@@ -159,7 +174,9 @@ def _one(folder: Path, name: str) -> Logged:
         elif isinstance(told.get("rows"), list):
             results += [row | {"file": file.name} for row in told["rows"] if isinstance(row, dict)]
     samples = runs.read_rows(folder / "samples.jsonl")
-    return Logged(folder, name, recipe, _json(folder / "environment.json"), rows, samples, results, classified)
+    return Logged(
+        folder, name, recipe, _json(folder / "environment.json"), rows, samples, results, classified
+    )
 
 
 def _json(file: Path) -> Row:
@@ -189,7 +206,9 @@ def column(rows: Iterable[Row], name: str) -> tuple[list[Row], np.ndarray]:
 
 def measures(logged: Sequence[Logged]) -> list[str]:
     """Names of what evaluations during training measured, in the order of their first row."""
-    names = (name for one in logged for row in one.measured for name, value in row.items() if _score(name, value))
+    names = (
+        name for one in logged for row in one.measured for name, value in row.items() if _score(name, value)
+    )
     return list(dict.fromkeys(names))
 
 

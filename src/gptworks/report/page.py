@@ -1,10 +1,10 @@
 """The report of a run, or of several beside each other: one HTML file that asks the network for nothing.
 
-Everything on it comes from logs and results, so it can be made while a run is going and long after its weights are gone.
+Everything on it comes from logs and results: it can be made while a run is going, or long after its weights are gone.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,9 @@ from gptworks.report import classes, curves, scaling, tokens
 from gptworks.report.curves import finite
 from gptworks.report.logs import Logged, column, read
 from gptworks.report.style import COLOURS, Picture
+
+NOTHING = "-"
+"""Where a table has no value."""
 
 SAMPLES = 3
 """How many samples of a prompt are shown at once: the first, one from the middle, the last."""
@@ -91,7 +94,9 @@ def html(page: Page) -> str:
         environment=table([one.environment for one in page.logged]),
         samples=samples(page.logged),
         results=[dict(row, **said(row)) for row in rows],
-        definitions=list(dict.fromkeys((r["task"], r["metric"], r["definition"]) for r in rows if "definition" in r)),
+        definitions=list(
+            dict.fromkeys((r["task"], r["metric"], r["definition"]) for r in rows if "definition" in r)
+        ),
     )
 
 
@@ -154,7 +159,13 @@ def table(sides: Sequence[dict[str, Any]]) -> list[tuple[str, list[str], bool]]:
 
 def shown(value: Any) -> str:
     """An option's value as its TOML has it."""
-    return "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return (
+        NOTHING
+        if value is None
+        else value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False)
+    )
 
 
 def samples(logged: Sequence[Logged]) -> list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]]:
@@ -169,10 +180,8 @@ def samples(logged: Sequence[Logged]) -> list[tuple[str, list[dict[str, Any]], l
         rows.sort(key=lambda row: row["step"])
         steps = sorted({row["step"] for row in rows})
         chosen = {steps[i * (len(steps) - 1) // max(1, SAMPLES - 1)] for i in range(SAMPLES)}
-        split: Callable[[bool], list[dict[str, Any]]] = lambda now, rows=rows, chosen=chosen: [  # noqa: E731
-            row for row in rows if (row["step"] in chosen) == now
-        ]
-        told.append((prompt, split(True), split(False)))
+        now = [row for row in rows if row["step"] in chosen]
+        told.append((prompt, now, [row for row in rows if row["step"] not in chosen]))
     return told
 
 
@@ -181,7 +190,7 @@ def said(row: dict[str, Any]) -> dict[str, str]:
     interval, error = row.get("interval_95"), row.get("standard_error")
     count = row.get("n")
     return {
-        "value_said": f"{row['value']:.4f}" if finite(row.get("value")) else "–",
+        "value_said": f"{row['value']:.4f}" if finite(row.get("value")) else NOTHING,
         "error_said": f"± {error:.4f}" if finite(error) else "",
         "interval_said": f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "",
         "n_said": f"{count:,} {row.get('of', '')}" if isinstance(count, int) else "",

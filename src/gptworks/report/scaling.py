@@ -12,9 +12,12 @@ from matplotlib.axes import Axes
 
 from gptworks.report import style
 from gptworks.report.logs import Logged
-from gptworks.report.style import COLOURS, GRID, QUIET, Picture, look, marker
+from gptworks.report.style import COLOURS, GRID, PAGE, QUIET, Picture, look, marker
 
 E, A, B, ALPHA, BETA = 1.69, 406.4, 410.7, 0.34, 0.28
+
+LEVELS = (1.8, 1.9, 2, 2.1, 2.2, 2.4, 2.6, 2.8, 3, 3.3, 3.6, 4, 4.5, 5, 6, 7, 8, 10, 12)
+"""Losses whose contours are drawn; beyond them the fit means nothing."""
 
 
 def loss(parameters: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -51,22 +54,34 @@ def contours(logged: Sequence[Logged]) -> Picture | None:
         axes.set_xlim(10 ** low[0], 10 ** high[0])
         axes.set_ylim(10 ** low[1], 10 ** high[1])
 
-    return style.picture("scaling", "tokens trained on", draw, x="parameters", caption=_words(logged, at))
+    size = (style.WIDTH, 3.4)
+    return style.picture(
+        "scaling", "tokens trained on", draw, x="parameters", caption=_words(logged, at), size=size
+    )
 
 
 def _background(axes: Axes, low: np.ndarray, high: np.ndarray) -> None:
     n = np.logspace(low[0], high[0], 60)
     d = np.logspace(low[1], high[1], 60)
-    lines = axes.contour(n, d, loss(*np.meshgrid(n, d)), levels=8, colors=GRID, linewidths=1.0)
-    axes.clabel(lines, fmt="%.2f", fontsize=7.5, colors=QUIET)
+    fit = loss(*np.meshgrid(n, d))
+    if levels := [level for level in LEVELS if fit.min() < level < fit.max()]:
+        lines = axes.contour(n, d, fit, levels=levels, colors=GRID, linewidths=1.1)
+        axes.clabel(lines, fmt="%g", fontsize=8, colors=QUIET)
     for power in range(int(np.floor(sum(low))), int(np.ceil(sum(high))) + 2):
         axes.plot(n, 10.0**power / 6 / n, color=QUIET, linewidth=0.7, linestyle=(0, (4, 3)))
-        where = 10 ** (low[0] + 0.08)
-        if 10 ** low[1] < 10.0**power / 6 / where < 10 ** (high[1] - 0.15):
-            axes.annotate(f"1e{power}", (where, 10.0**power / 6 / where), (0, 1), textcoords="offset points",
-                          fontsize=7.5, color=QUIET)  # fmt: skip
+        _label(axes, power, low, high)
     best = np.array([optimum(10.0**power) for power in np.linspace(sum(low), sum(high) + 1, 40)])
     axes.plot(*best.T, color=QUIET, linewidth=1.2, linestyle=(0, (1, 1.2)), label="compute-optimal")
+
+
+def _label(axes: Axes, power: int, low: np.ndarray, high: np.ndarray) -> None:
+    """Name a line of equal compute where it comes in: at the left edge, or at the top."""
+    product, margin = power - np.log10(6), 0.12
+    x = max(low[0] + margin, product - high[1] + margin)
+    if x < high[0] - 2 * margin and product - x > low[1] + margin:
+        box = {"facecolor": PAGE, "edgecolor": "none", "pad": 0.4}
+        at = (10**x, 10.0 ** (product - x))
+        axes.text(*at, f"1e{power}", fontsize=8, color=QUIET, bbox=box, ha="center", va="center")
 
 
 def _words(logged: Sequence[Logged], at: list[tuple[int, int]]) -> str:

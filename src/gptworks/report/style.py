@@ -9,25 +9,27 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullLocator
 
-INK, QUIET, GRID = "#24292f", "#6a737d", "#e4e7ea"
+INK, QUIET, GRID, PAGE = "#24292f", "#5f6872", "#e4e7ea", "#fffffe"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00")
 DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-THEME = {INK: "ink", QUIET: "quiet", GRID: "grid"} | {
+THEME = {INK: "ink", QUIET: "quiet", GRID: "grid", PAGE: "page"} | {
     colour: f"c{number}" for number, colour in enumerate(COLOURS)
 }
 """Colour in a picture -> the page's name for it."""
 
 FONT = "sans-serif"
-RC = {
+RC: dict[Any, Any] = {
     "font.family": FONT,
     "font.size": 10,
     "svg.fonttype": "none",
@@ -54,9 +56,12 @@ RC = {
     "legend.fontsize": 8.5,
     "legend.handlelength": 2.6,
     "legend.borderaxespad": 0.0,
-    "savefig.facecolor": "white",
+    "figure.facecolor": PAGE,
+    "axes.facecolor": PAGE,
+    "savefig.facecolor": PAGE,
 }
-WIDTH, HEIGHT, LEGEND_ROW = 4.7, 2.9, 0.19
+WIDTH, HEIGHT, LEGEND_ROW = 4.3, 2.75, 0.19
+LEFT, RIGHT, BOTTOM, TOP = 0.58, 0.14, 0.5, 0.38
 """Inches; small enough to be read at a phone's width."""
 
 
@@ -74,13 +79,15 @@ class Picture:
 
     @property
     def inline(self) -> str:
-        """The SVG for a page that defines --ink, --quiet, --grid and --c0 ... --c6; its ids are its own."""
-        svg = re.sub(r"<metadata>.*?</metadata>|<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->", "", self.svg, flags=re.S)
+        """The SVG for a page that defines --ink, --quiet, --grid, --page and --c0 ... --c6; its ids are its own."""
+        svg = re.sub(
+            r"<metadata>.*?</metadata>|<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->", "", self.svg, flags=re.S
+        )
         svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", svg)
         for colour, name in THEME.items():
             svg = svg.replace(colour, f"var(--{name})")
         svg = re.sub(r'<svg ([^>]*?)width="\S+" height="\S+"', r'<svg \1role="img"', svg, count=1)
-        svg = re.sub(r'(<svg [^>]*>)', rf"\1<title>{_escape(self.title)}</title>", svg, count=1)
+        svg = re.sub(r"(<svg [^>]*>)", rf"\1<title>{_escape(self.title)}</title>", svg, count=1)
         return re.sub(r"\n\s*", "\n", svg).strip()
 
     def save(self, folder: Path) -> None:
@@ -112,14 +119,15 @@ def picture(
         rows = -(-len(labels) // columns)
         height += LEGEND_ROW * rows
         figure.set_figheight(height)
+        edge = -LEFT / (width - LEFT - RIGHT)  # the picture's, in widths of the axes
         if labels:
-            axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.08, 1.03), ncols=columns)
-        axes.set_title(title, loc="left", x=-0.09, pad=9 + 72 * LEGEND_ROW * rows, color=INK)
+            axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(edge - 0.005, 1.03), ncols=columns)
+        axes.set_title(title, loc="left", x=edge, pad=9 + 72 * LEGEND_ROW * rows, color=INK)
         figure.subplots_adjust(
-            left=0.62 / width,
-            right=1 - 0.14 / width,
-            bottom=0.5 / height,
-            top=1 - (0.38 + LEGEND_ROW * rows) / height,
+            left=LEFT / width,
+            right=1 - RIGHT / width,
+            bottom=BOTTOM / height,
+            top=1 - (TOP + LEGEND_ROW * rows) / height,
         )
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
@@ -127,7 +135,7 @@ def picture(
     return Picture(name, title, caption, svg, figure)
 
 
-def look(number: int) -> dict[str, object]:
+def look(number: int) -> dict[str, Any]:
     """Colour and line style of the n-th run."""
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
 
@@ -145,19 +153,21 @@ def plain_log(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def powers(axis: mpl.axis.Axis) -> None:
+def powers(axis: Axis) -> None:
     """1e14, 1e15 on a logarithmic axis."""
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+0", "e").replace("e+", "e")))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+0", "e").replace("e+", "e"))
+    )
 
 
-def engineering(axis: mpl.axis.Axis, unit: str = "") -> None:
+def engineering(axis: Axis, unit: str = "") -> None:
     """10k, 2.5M, 3G."""
     axis.set_major_locator(MaxNLocator(6))
     axis.set_major_formatter(EngFormatter(unit=unit, sep=""))
 
 
-def engineering_log(axis: mpl.axis.Axis) -> None:
+def engineering_log(axis: Axis) -> None:
     """100k, 1M, 10M on a logarithmic axis."""
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(EngFormatter(sep=""))

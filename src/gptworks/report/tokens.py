@@ -1,4 +1,4 @@
-"""Statistics of a Dataset's tokens: how often each occurs, how long documents are. From its files, if they are there."""
+"""Statistics of a Dataset: how often each token occurs, how long documents are. From its files, if they are there."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def datasets(logged: Sequence[Logged]) -> list[Statistics]:
     """One for each Dataset the runs were trained on whose folder is still there, and the same."""
     found: dict[str, Statistics] = {}
     for one in logged:
-        folder, wanted = one.environment.get("dataset"), one.environment.get("dataset_fingerprint")
+        folder, wanted = one.environment.get("dataset"), str(one.environment.get("dataset_fingerprint"))
         if folder is None or wanted in found or not (Path(folder) / "manifest.json").is_file():
             continue
         try:
@@ -60,7 +60,9 @@ def _statistics(dataset: Dataset, number: int) -> Statistics:
     counts = frequencies(train, dataset.vocab_size)
     shares = counts / counts.sum()
     used = shares[shares > 0]
-    facts["occurring in training text"] = f"{len(used):,} ({len(used) / dataset.vocab_size:.1%} of the vocabulary)"
+    facts["occurring in training text"] = (
+        f"{len(used):,} ({len(used) / dataset.vocab_size:.1%} of the vocabulary)"
+    )
     facts["entropy of single tokens"] = f"{-(used * np.log(used)).sum():.3f} nats"
     if counts.sum() < train.n_tokens:
         facts["looked at"] = f"the first {int(counts.sum()):,} tokens"
@@ -107,7 +109,9 @@ def _ranks(shares: np.ndarray, number: int) -> Picture:
         style.engineering_log(axes.xaxis)
 
     words = "How often the most frequent token occurs, the second, and so on. A straight line is Zipf's law."
-    return style.picture(f"tokens-{number}", "share of training tokens", draw, x="rank of the token", caption=words)
+    return style.picture(
+        f"tokens-{number}", "share of training tokens", draw, x="rank of the token", caption=words
+    )
 
 
 def _lengths(lengths: np.ndarray, number: int) -> Picture:
@@ -120,5 +124,7 @@ def _lengths(lengths: np.ndarray, number: int) -> Picture:
         style.engineering_log(axes.xaxis)
         style.engineering(axes.yaxis)
 
-    words = "Each bar is as wide as its neighbours on this logarithmic axis. Marks between documents are counted."
+    words = (
+        "Each bar is as wide as its neighbours on this logarithmic axis. Marks between documents are counted."
+    )
     return style.picture(f"documents-{number}", "documents", draw, x="length in tokens", caption=words)
