@@ -102,7 +102,7 @@ def _reliability(told: dict[str, Any], end: str) -> Picture:
     error = np.sqrt(right * (1 - right) / n)
 
     def draw(axes: Axes) -> None:
-        low = max(0.0, sure.min() - 0.06)
+        low = min(1 / len(told["classes"]), sure.min())  # nobody is less sure of the best of K classes
         axes.plot([low, 1], [low, 1], color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.errorbar(sure, right, error, color=COLOURS[0], linewidth=1.2, elinewidth=0.9)
         axes.scatter(sure, right, s=14 + 160 * n / n.max(), color=COLOURS[0], alpha=0.55, linewidth=0)

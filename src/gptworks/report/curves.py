@@ -22,6 +22,9 @@ AXES = {
 POINTS = 400
 """A curve of more steps is drawn as the means of so many stretches."""
 
+MARKS = 16
+"""Marks on a curve, about."""
+
 STRETCHES, STRETCH = 60, 8
 """A smooth curve has at most so many stretches, of at least so many steps."""
 
@@ -68,7 +71,9 @@ def losses(logged: Sequence[Logged]) -> dict[str, Picture]:
         unit = f"{label} ({unit})" if unit else label
         title = f"loss (nats per {logged[0].unit})"
         caption = (
-            "Pale: each step. " if len(logged) == 1 else "Thin: training, smoothed. With marks: validation. "
+            "Pale: each step. High first losses may lie outside."
+            if len(logged) == 1
+            else "Thin: training, smoothed. With marks: validation. High first losses may lie outside."
         )
         pictures[axis] = style.picture(f"loss-{axis.lower()}", title, draw, x=unit, caption=caption)
     return pictures
@@ -88,7 +93,8 @@ def _loss(axes: Axes, one: Logged, axis: str, scale: float, number: int | None) 
     at = one.axis(axis, rows)
     if at is not None and len(val):
         name, dress = ("validation", look(1)) if number is None else (one.name, looks)
-        axes.plot(at * scale, val, marker=marker(1 if number is None else number), label=name, **dress)
+        marks = {"marker": marker(1 if number is None else number), "markevery": max(1, len(val) // MARKS)}
+        axes.plot(at * scale, val, label=name, **marks, **dress)
         if number is None:
             _end(axes, at[-1] * scale, val[-1], f"{val[-1]:.3f}", COLOURS[1])
     elif number is not None:
@@ -105,8 +111,9 @@ def _shape(axes: Axes, axis: str) -> None:
         axes.set_xscale("log")
         style.powers(axes.xaxis)
     else:
-        style.engineering(axes.xaxis)
+        style.short_numbers(axes.xaxis)
         axes.set_xlim(left=0)
+        style.without_the_start(axes)
 
 
 def _seconds(logged: Sequence[Logged]) -> tuple[float, str]:
@@ -128,13 +135,24 @@ def scores(logged: Sequence[Logged]) -> list[Picture]:
             for number, one in enumerate(logged):
                 x, y = _score(one, name)
                 label = one.name if len(logged) > 1 else None
-                axes.plot(x, y, marker=marker(number), label=label, **look(number))
+                axes.plot(
+                    x,
+                    y,
+                    marker=marker(number),
+                    markevery=max(1, len(y) // MARKS),
+                    label=label,
+                    **look(number),
+                )
                 if len(logged) == 1 and len(y):
                     _end(axes, x[-1], y[-1], f"{y[-1]:.3f}", COLOURS[0])
-            for label, value in lines.items():
-                _horizontal(axes, label, value)
-            style.engineering(axes.xaxis)
+            style.short_numbers(axes.xaxis)
             axes.set_xlim(left=0)
+            axes.margins(y=0.1)
+            if "acc" not in name:
+                style.without_the_start(axes)
+            ends = [line.get_ydata()[-1] for line in axes.lines if len(line.get_ydata())]
+            for label, value in lines.items():
+                _horizontal(axes, label, value, under=bool(ends) and value < max(ends))
 
         picture = style.picture(f"score-{slug(name)}", title, draw, x=AXES["tokens"], caption=caption)
         pictures.append(picture)
@@ -181,15 +199,16 @@ def _step(row: dict[str, object]) -> int:
     return int(str(row["step"]))
 
 
-def _horizontal(axes: Axes, label: str, value: float) -> None:
+def _horizontal(axes: Axes, label: str, value: float, *, under: bool) -> None:
+    """A line with its name where a rising curve is not: on the right under it, or on the left above it."""
     axes.axhline(value, color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
     axes.annotate(
         f"{label} {value:g}",
-        (1, value),
-        (-2, 3),
+        (1 if under else 0, value),
+        (-2, -10) if under else (4, 3),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
-        ha="right",
+        ha="right" if under else "left",
         color=QUIET,
         fontsize=8.5,
     )
@@ -208,12 +227,12 @@ def health(logged: Sequence[Logged]) -> list[Picture]:
                 rows, values = column(one.steps, name)
                 x, y = thin(np.array([row["step"] for row in rows], dtype=float), values * scale, POINTS)
                 axes.plot(x, y, linewidth=1.1, label=one.name if len(logged) > 1 else None, **look(number))
-            style.engineering(axes.xaxis)
+            style.short_numbers(axes.xaxis)
             axes.set_xlim(left=0)
             if name != "grad_norm":
                 axes.set_ylim(bottom=0)
             if name == "tokens_per_second":
-                style.engineering(axes.yaxis)
+                style.short_numbers(axes.yaxis)
 
         pictures.append(style.picture(slug(name), title, draw, x=AXES["steps"], caption=caption))
     return pictures

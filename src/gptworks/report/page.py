@@ -16,7 +16,7 @@ from gptworks import __version__, runs
 from gptworks.report import classes, curves, scaling, tokens
 from gptworks.report.curves import finite
 from gptworks.report.logs import Logged, column, read
-from gptworks.report.style import COLOURS, Picture
+from gptworks.report.style import COLOURS, Picture, short
 
 NOTHING = "-"
 """Where a table has no value."""
@@ -80,7 +80,6 @@ def html(page: Page) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
     )
     rows = [row | {"run": one.name} for one in page.logged for row in one.results]
     return environment.get_template("page.html.jinja").render(
@@ -95,7 +94,9 @@ def html(page: Page) -> str:
         samples=samples(page.logged),
         results=[dict(row, **said(row)) for row in rows],
         definitions=list(
-            dict.fromkeys((r["task"], r["metric"], r["definition"]) for r in rows if "definition" in r)
+            dict.fromkeys(
+                (r.get("task"), r.get("metric"), r["definition"]) for r in rows if r.get("definition")
+            )
         ),
     )
 
@@ -114,11 +115,11 @@ def facts(one: Logged) -> dict[str, str]:
             if finite(rows[-1].get(name)):
                 found[words] = f"{rows[-1][name]:.4f}"
     if one.parameters:
-        found["parameters"] = scaling.short(one.parameters)
+        found["parameters"] = short(one.parameters)
     if last:
         of = f" of {one.max_steps:,}" if one.max_steps else ""
         found["steps"] = f"{last['step']:,}{of}"
-        found["tokens"] = scaling.short(last.get("tokens", 0))
+        found["tokens"] = short(last.get("tokens", 0))
         found["time"] = clock(last.get("seconds", 0))
         found["tokens per second"] = f"{median(one, 'tokens_per_second'):,.0f}"
         if median(one, "mfu"):
@@ -190,8 +191,12 @@ def said(row: dict[str, Any]) -> dict[str, str]:
     interval, error = row.get("interval_95"), row.get("standard_error")
     count = row.get("n")
     return {
-        "value_said": f"{row['value']:.4f}" if finite(row.get("value")) else NOTHING,
-        "error_said": f"± {error:.4f}" if finite(error) else "",
-        "interval_said": f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "",
+        "value_said": _number(row["value"]) if finite(row.get("value")) else NOTHING,
+        "error_said": f"± {_number(error)}" if finite(error) else "",
+        "interval_said": f"{_number(interval[0])} to {_number(interval[1])}" if interval else "",
         "n_said": f"{count:,} {row.get('of', '')}" if isinstance(count, int) else "",
     }
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from gptworks.report import style
 from gptworks.report.logs import Logged
-from gptworks.report.style import COLOURS, GRID, PAGE, QUIET, Picture, look, marker
+from gptworks.report.style import COLOURS, GRID, PAGE, QUIET, Picture, look, marker, short
 
 E, A, B, ALPHA, BETA = 1.69, 406.4, 410.7, 0.34, 0.28
 
@@ -42,17 +42,19 @@ def contours(logged: Sequence[Logged]) -> Picture | None:
 
     def draw(axes: Axes) -> None:
         axes.grid(visible=False)
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlim=10.0 ** np.array((low[0], high[0])),
+            ylim=10.0 ** np.array((low[1], high[1])),
+        )
         _background(axes, low, high)
         for number, (one, (n, d)) in enumerate(zip(logged, at, strict=True)):
             axes.plot([n, n], [10 ** low[1], d], linewidth=1, alpha=0.6, **look(number))
             label = one.name if len(logged) > 1 else "this run"
             axes.plot(n, d, marker(number), color=COLOURS[number % len(COLOURS)], markersize=7, label=label)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
         for axis in (axes.xaxis, axes.yaxis):
-            style.engineering_log(axis)
-        axes.set_xlim(10 ** low[0], 10 ** high[0])
-        axes.set_ylim(10 ** low[1], 10 ** high[1])
+            style.short_log(axis)
 
     size = (style.WIDTH, 3.4)
     return style.picture(
@@ -63,25 +65,29 @@ def contours(logged: Sequence[Logged]) -> Picture | None:
 def _background(axes: Axes, low: np.ndarray, high: np.ndarray) -> None:
     n = np.logspace(low[0], high[0], 60)
     d = np.logspace(low[1], high[1], 60)
+    powers = range(int(np.floor(sum(low))), int(np.ceil(sum(high))) + 2)
+    names = [at for power in powers if (at := _entry(power, low, high))]
     fit = loss(*np.meshgrid(n, d))
     if levels := [level for level in LEVELS if fit.min() < level < fit.max()]:
         lines = axes.contour(n, d, fit, levels=levels, colors=GRID, linewidths=1.1)
-        axes.clabel(lines, fmt="%g", fontsize=8, colors=QUIET)
-    for power in range(int(np.floor(sum(low))), int(np.ceil(sum(high))) + 2):
+        for text in axes.clabel(lines, fmt="%g", fontsize=8, colors=QUIET):
+            near = np.abs(np.array([at for _, at in names]) - np.log10(text.get_position())) < 0.25
+            text.set_visible(not near.all(axis=1).any())
+    for power in powers:
         axes.plot(n, 10.0**power / 6 / n, color=QUIET, linewidth=0.7, linestyle=(0, (4, 3)))
-        _label(axes, power, low, high)
+    box = {"facecolor": PAGE, "edgecolor": "none", "pad": 0.4}
+    for power, (x, y) in names:
+        axes.text(10**x, 10**y, f"1e{power}", fontsize=8, color=QUIET, bbox=box, ha="center", va="center")
     best = np.array([optimum(10.0**power) for power in np.linspace(sum(low), sum(high) + 1, 40)])
     axes.plot(*best.T, color=QUIET, linewidth=1.2, linestyle=(0, (1, 1.2)), label="compute-optimal")
 
 
-def _label(axes: Axes, power: int, low: np.ndarray, high: np.ndarray) -> None:
-    """Name a line of equal compute where it comes in: at the left edge, or at the top."""
+def _entry(power: int, low: np.ndarray, high: np.ndarray) -> tuple[int, tuple[float, float]] | None:
+    """Where (in powers of ten) a line of equal compute comes in, left or at the top; None if it does not."""
     product, margin = power - np.log10(6), 0.12
     x = max(low[0] + margin, product - high[1] + margin)
-    if x < high[0] - 2 * margin and product - x > low[1] + margin:
-        box = {"facecolor": PAGE, "edgecolor": "none", "pad": 0.4}
-        at = (10**x, 10.0 ** (product - x))
-        axes.text(*at, f"1e{power}", fontsize=8, color=QUIET, bbox=box, ha="center", va="center")
+    inside = x < high[0] - 2 * margin and product - x > low[1] + margin
+    return (power, (x, product - x)) if inside else None
 
 
 def _words(logged: Sequence[Logged], at: list[tuple[int, int]]) -> str:
@@ -96,11 +102,3 @@ def _words(logged: Sequence[Logged], at: list[tuple[int, int]]) -> str:
             f"the fit would take {short(best_n)} parameters and {short(best_d)} tokens."
         )
     return words
-
-
-def short(number: float) -> str:
-    """124M, 9.9B."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 INK, QUIET, GRID, PAGE = "#24292f", "#5f6872", "#e4e7ea", "#fffffe"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00")
@@ -61,6 +62,9 @@ RC: dict[Any, Any] = {
     "savefig.facecolor": PAGE,
 }
 WIDTH, HEIGHT, LEGEND_ROW = 4.3, 2.75, 0.19
+START = 0.02
+"""Share of a run whose high first losses may lie outside of a picture."""
+
 LEFT, RIGHT, BOTTOM, TOP = 0.58, 0.14, 0.5, 0.38
 """Inches; small enough to be read at a phone's width."""
 
@@ -161,16 +165,38 @@ def powers(axis: Axis) -> None:
     )
 
 
-def engineering(axis: Axis, unit: str = "") -> None:
-    """10k, 2.5M, 3G."""
+def short_numbers(axis: Axis) -> None:
+    """10k, 2.5M, 3B."""
     axis.set_major_locator(MaxNLocator(6))
-    axis.set_major_formatter(EngFormatter(unit=unit, sep=""))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
-def engineering_log(axis: Axis) -> None:
+def short_log(axis: Axis) -> None:
     """100k, 1M, 10M on a logarithmic axis."""
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def without_the_start(axes: Axes) -> None:
+    """Let the first steps of curves that fall from high above lie outside, if they would take most of the room."""
+    curves = [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in axes.lines]
+    curves = [(x, y) for x, y in curves if len(x) > 2]
+    if not curves:
+        return
+    end = max(x.max() for x, _ in curves)
+    later = np.concatenate([y[x >= START * end] for x, y in curves])
+    if len(later) < 2 or max(y.max() for _, y in curves) - later.max() < later.max() - later.min():
+        return
+    margin = 0.08 * (later.max() - later.min())
+    axes.set_ylim(later.min() - margin, later.max() + margin)
+
+
+def short(number: float) -> str:
+    """124M, 9.9B."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
 
 
 def _escape(text: str) -> str:

@@ -106,7 +106,7 @@ def _ranks(shares: np.ndarray, number: int) -> Picture:
         axes.set_xscale("log")
         axes.set_yscale("log")
         style.powers(axes.yaxis)
-        style.engineering_log(axes.xaxis)
+        style.short_log(axes.xaxis)
 
     words = "How often the most frequent token occurs, the second, and so on. A straight line is Zipf's law."
     return style.picture(
@@ -121,8 +121,8 @@ def _lengths(lengths: np.ndarray, number: int) -> Picture:
         counts, _ = np.histogram(lengths, edges)
         axes.stairs(counts, edges, fill=True, color=COLOURS[0], alpha=0.55)
         axes.set_xscale("log")
-        style.engineering_log(axes.xaxis)
-        style.engineering(axes.yaxis)
+        style.short_log(axes.xaxis)
+        style.short_numbers(axes.yaxis)
 
     words = (
         "Each bar is as wide as its neighbours on this logarithmic axis. Marks between documents are counted."
