@@ -160,7 +160,7 @@ def _sampler(recipe: Recipe, work: Pretraining) -> Callable[[nn.Module], list[di
 
     def sample(model: nn.Module) -> list[dict[str, Any]]:
         return [
-            {"prompt": prompt, "text": made.text}
+            {"prompt": prompt, "seed": settings.seed, "text": made.text}
             for prompt in options.prompts
             for made in generate(unwrap(model), work.tokenizer, prompt, settings)
         ]

@@ -1,0 +1,203 @@
+"""How pictures look: one size, one palette, and SVG that takes its colours from the page it stands in.
+
+Colours are those of Okabe and Ito 2008, "Color Universal Design", which colour-blind people tell apart; every run has a
+line style and a marker of its own besides. Text stays text, so that it is sharp, searchable and small.
+"""
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+INK, QUIET, GRID, PAGE = "#24292f", "#5f6872", "#e4e7ea", "#fffffe"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00")
+DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+THEME = {INK: "ink", QUIET: "quiet", GRID: "grid", PAGE: "page"} | {
+    colour: f"c{number}" for number, colour in enumerate(COLOURS)
+}
+"""Colour in a picture -> the page's name for it."""
+
+FONT = "sans-serif"
+RC: dict[Any, Any] = {
+    "font.family": FONT,
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "gptworks",
+    "text.color": INK,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": QUIET,
+    "axes.labelsize": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 3.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 2.6,
+    "legend.borderaxespad": 0.0,
+    "figure.facecolor": PAGE,
+    "axes.facecolor": PAGE,
+    "savefig.facecolor": PAGE,
+}
+WIDTH, HEIGHT, LEGEND_ROW = 4.3, 2.75, 0.19
+START = 0.02
+"""Share of a run whose high first losses may lie outside of a picture."""
+
+LEFT, RIGHT, BOTTOM, TOP = 0.58, 0.14, 0.5, 0.38
+"""Inches; small enough to be read at a phone's width."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn picture."""
+
+    name: str
+    """Of its files, without ending."""
+    title: str
+    caption: str
+    svg: str
+    """As a browser shows it by itself."""
+    figure: Figure
+
+    @property
+    def inline(self) -> str:
+        """The SVG for a page that defines --ink, --quiet, --grid, --page and --c0 ... --c6; its ids are its own."""
+        svg = re.sub(
+            r"<metadata>.*?</metadata>|<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->", "", self.svg, flags=re.S
+        )
+        svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", svg)
+        for colour, name in THEME.items():
+            svg = svg.replace(colour, f"var(--{name})")
+        svg = re.sub(r'<svg ([^>]*?)width="\S+" height="\S+"', r'<svg \1role="img"', svg, count=1)
+        svg = re.sub(r"(<svg [^>]*>)", rf"\1<title>{_escape(self.title)}</title>", svg, count=1)
+        return re.sub(r"\n\s*", "\n", svg).strip()
+
+    def save(self, folder: Path) -> None:
+        """NAME.svg and NAME.png."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{self.name}.svg").write_text(self.svg, encoding="utf-8")
+        with mpl.rc_context(RC):
+            FigureCanvasAgg(self.figure).print_png(str(folder / f"{self.name}.png"))
+
+
+def picture(
+    name: str,
+    title: str,
+    draw: Callable[[Axes], None],
+    *,
+    x: str,
+    caption: str = "",
+    size: tuple[float, float] = (WIDTH, HEIGHT),
+) -> Picture:
+    """Let `draw` draw on axes that have a title (what goes up, with its unit) and `x` (what goes right)."""
+    width, height = size
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=size, dpi=160)
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_xlabel(x, loc="right")
+        handles, labels = axes.get_legend_handles_labels()
+        columns = 2 if max(map(len, labels), default=0) > 18 else 3
+        rows = -(-len(labels) // columns)
+        height += LEGEND_ROW * rows
+        figure.set_figheight(height)
+        edge = -LEFT / (width - LEFT - RIGHT)  # the picture's, in widths of the axes
+        if labels:
+            axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(edge - 0.005, 1.03), ncols=columns)
+        axes.set_title(title, loc="left", x=edge, pad=9 + 72 * LEGEND_ROW * rows, color=INK)
+        figure.subplots_adjust(
+            left=LEFT / width,
+            right=1 - RIGHT / width,
+            bottom=BOTTOM / height,
+            top=1 - (TOP + LEGEND_ROW * rows) / height,
+        )
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    svg = out.getvalue().replace("font-family: sans-serif", "font-family: system-ui, sans-serif")
+    return Picture(name, title, caption, svg, figure)
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour and line style of the n-th run."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+
+
+def marker(number: int) -> str:
+    """Of the n-th run."""
+    return MARKERS[number % len(MARKERS)]
+
+
+def plain_log(axes: Axes) -> None:
+    """A logarithmic vertical axis with plain numbers on it."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def powers(axis: Axis) -> None:
+    """1e14, 1e15 on a logarithmic axis."""
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+0", "e").replace("e+", "e"))
+    )
+
+
+def short_numbers(axis: Axis) -> None:
+    """10k, 2.5M, 3B."""
+    axis.set_major_locator(MaxNLocator(6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def short_log(axis: Axis) -> None:
+    """100k, 1M, 10M on a logarithmic axis."""
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def without_the_start(axes: Axes) -> None:
+    """Let the first steps of curves that fall from high above lie outside, if they would take most of the room."""
+    curves = [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in axes.lines]
+    curves = [(x, y) for x, y in curves if len(x) > 2]
+    if not curves:
+        return
+    end = max(x.max() for x, _ in curves)
+    later = np.concatenate([y[x >= START * end] for x, y in curves])
+    if len(later) < 2 or max(y.max() for _, y in curves) - later.max() < later.max() - later.min():
+        return
+    margin = 0.08 * (later.max() - later.min())
+    axes.set_ylim(later.min() - margin, later.max() + margin)
+
+
+def short(number: float) -> str:
+    """124M, 9.9B."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
