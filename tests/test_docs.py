@@ -20,7 +20,7 @@ def commands(text, kind):
                 yield shlex.split(line, comments=True)
 
 
-@pytest.mark.parametrize("name", ["data.md", "pretraining.md", "finetuning.md"])
+@pytest.mark.parametrize("name", ["data.md", "pretraining.md", "finetuning.md", "report.md"])
 def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
     texts = tmp_path / "texts"
     texts.mkdir()

@@ -110,7 +110,19 @@ def start(recipe: Recipe, settle: Callable[[Recipe, World, Path | None], Job], *
                 reason = Session(run, trainer, job.duties, display).go(point)
             if w.main:
                 job.farewell(trainer, reason)
+                _report(run, say)
         return reason
+
+
+def _report(run: Path, say: Callable[[str], None]) -> None:
+    """The run's page, without pictures beside it: a second's work. `gptworks report` writes those as well."""
+    from gptworks.report import page
+
+    try:
+        page.write(page.draw([run]), run / "report.html", None)
+    except ConfigError:  # no step was taken, and nothing measured
+        return
+    say(f"the whole run on one page: {run / 'report.html'}")
 
 
 def _silent(_: str) -> None:
