@@ -21,7 +21,10 @@ def commands(text, kind):
                 yield shlex.split(line, comments=True)
 
 
-@pytest.mark.parametrize("name", ["data.md", "pretraining.md", "finetuning.md", "evaluation.md"])
+GUIDES = ["data.md", "pretraining.md", "finetuning.md", "evaluation.md", "report.md"]
+
+
+@pytest.mark.parametrize("name", GUIDES)
 def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
     texts = tmp_path / "texts"
     texts.mkdir()

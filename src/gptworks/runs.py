@@ -5,7 +5,7 @@
         metrics.jsonl           a row a step, and rows of evaluations
         samples.jsonl           texts generated on the way
         checkpoints/step-001000/    a model folder, and trainer/ with all that resuming needs
-        results/*.json plots/*.png
+        results/*.json plots/*.png report.html
 
 A checkpoint counts once `trainer/complete.json` stands in it, which is written last and holds a checksum of
 every other file. No torch here: plots and pages read a Run without it.

@@ -127,6 +127,7 @@ def start_in(
             say(_measured(run, job.memory, held, peak_memory(w.device)))
         if w.main:
             job.farewell(trainer, reason)
+            _report(run, say)
     return reason
 
 
@@ -150,6 +151,17 @@ def _gb(count: int | None) -> str:
 def voice(w: World) -> Callable[[str], None]:
     """What says remarks: on the main process alone."""
     return terminal.say if w.main else _silent
+
+
+def _report(run: Path, say: Callable[[str], None]) -> None:
+    """The run's page, without pictures beside it: a second's work. `gptworks report` writes those as well."""
+    from gptworks.report import page
+
+    try:
+        page.write(page.draw([run]), run / "report.html", None)
+    except ConfigError:  # no step was taken, and nothing measured
+        return
+    say(f"the whole run on one page: {run / 'report.html'}")
 
 
 def _silent(_: str) -> None:

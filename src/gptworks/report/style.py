@@ -185,7 +185,11 @@ def without_the_start(axes: Axes) -> None:
         return
     end = max(x.max() for x, _ in curves)
     later = np.concatenate([y[x >= START * end] for x, y in curves])
-    if len(later) < 2 or max(y.max() for _, y in curves) - later.max() < later.max() - later.min():
+    if (
+        len(later) < 2
+        or later.max() <= later.min()
+        or max(y.max() for _, y in curves) - later.max() < later.max() - later.min()
+    ):
         return
     margin = 0.08 * (later.max() - later.min())
     axes.set_ylim(later.min() - margin, later.max() + margin)

@@ -1,0 +1,95 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gptworks.errors import ConfigError, DataError
+from gptworks.evaluate import judge
+from gptworks.evaluate.endpoint import Answer
+from gptworks.evaluate.judging import JudgeOptions
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("85", 85), (" 85.\n", 85), ("**70**", 70), ("Score: 12.5", 12.5), ("100/100", 100), ("0", 0)]
+    + [
+        (text, None)
+        for text in ("101", "-5", "about 80", "85 because it is 10 times better", "", "eighty", "8 5")
+    ],
+)
+def test_points_are_a_number_from_0_to_100_and_nothing_else(text, found):
+    assert judge.points(text) == found
+
+
+def test_what_cannot_be_read_and_what_never_came_is_counted_apart():
+    answers = [Answer("80"), Answer("I cannot say"), Answer(None, error="HTTP 503"), Answer("20")]
+    found = judge.scored(answers)
+    assert found.values == [80, None, None, 20]
+    assert (found.unread, found.unanswered) == (1, 1)
+    assert found.known.tolist() == [80, 20]
+
+
+def test_a_judge_that_favours_a_place_finds_no_winner():
+    always_a = [Answer("A"), Answer("A")]
+    wins = [Answer("A"), Answer("B")]
+    loses = [Answer("B"), Answer("A.")]
+    half = [Answer("tie"), Answer("B")]
+    nonsense = [Answer("A"), Answer("both")]
+    found = judge.compared([*always_a, *wins, *loses, *half, *nonsense])
+    assert found.values == [0.5, 1.0, 0.0, 0.75, None]
+    assert (found.contradictory, found.unread, found.unanswered) == (1, 1, 0)
+
+
+def test_the_question_is_the_one_of_the_system_it_is_compared_with():
+    one = judge.Judged("Add.", "2 and 2", "4", "5")
+    assert judge.score_prompt(one) == (
+        "Given the input `Below is an instruction that describes a requested task. Write a response that appropriately "
+        "completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n2 and 2` and correct output `4`, score the "
+        "model response `5` on a scale from 0 to 100, where 100 is the best score. Respond with the number only."
+    )
+    assert "Input" not in judge.Judged("Add.", "", "4").asked
+
+
+def test_the_interval_is_the_bootstraps():
+    values = np.random.default_rng(1).normal(60, 20, 150)
+    mean, error, interval = judge.mean(values)
+    known = stats.bootstrap(
+        (values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(2)
+    )
+    assert mean == pytest.approx(values.mean())
+    assert error == pytest.approx(stats.sem(values))
+    np.testing.assert_allclose(interval, known.confidence_interval, atol=0.35)
+
+
+def test_responses_are_read_as_the_other_system_released_them(tmp_path):
+    file = tmp_path / "responses.json"
+    rows = [{"instruction": "Add.", "input": "", "output": "4", "model response": "four"}]
+    file.write_text(json.dumps(rows))
+    assert judge.read(file)[0].response == "four"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[", "cannot be read as JSON"),
+        ("[]", "an empty one"),
+        (
+            '[{"instruction": "x", "output": "y"}, {"output": "y"}]',
+            "example 2 has no text `instruction`; it has output",
+        ),
+        ("[3]", "example 1 is no object"),
+    ],
+)
+def test_a_bad_file_is_refused_by_the_number_of_its_example(tmp_path, text, said):
+    file = tmp_path / "bad.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=said):
+        judge.read(file)
+
+
+def test_cost_is_known_where_prices_are():
+    assert judge.cost(1_000_000, 500_000, JudgeOptions().prices) == pytest.approx(0.15 + 0.30)
+    assert JudgeOptions(base_url="http://127.0.0.1:1/v1").prices is None
+    with pytest.raises(ConfigError, match="openai:MODEL"):
+        _ = JudgeOptions(judge="gpt-4o").model

@@ -1,0 +1,161 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from gptworks.errors import ConfigError
+from gptworks.report import page
+
+RESULT = {
+    "task": "hellaswag",
+    "metric": "acc_norm",
+    "value": 0.31234,
+    "standard_error": 0.01,
+    "interval_95": [0.29, 0.33],
+    "n": 2000,
+    "of": "examples",
+    "split": "dev",
+    "definition": "argmax of the mean log-probability",
+    "notes": ["3 were cut"],
+}
+VOID = {"meta", "input", "br", "hr", "link", "img"}
+
+
+class Checker(HTMLParser):
+    """Refuses tags that are not closed in turn, and ids that come twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links, self.text = [], [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.note(attrs)
+
+    def handle_startendtag(self, tag, attrs):
+        self.note(attrs)
+
+    def note(self, attrs):
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def checked(html):
+    parser = Checker()
+    parser.feed(html)
+    assert not parser.open
+    assert len(set(parser.ids)) == len(parser.ids)
+    return parser
+
+
+def test_a_page_is_well_formed_and_asks_the_network_for_nothing(logged):
+    html = page.html(page.draw([logged(results=[RESULT])]))
+    parser = checked(html)
+    assert all(link.startswith("#") for link in parser.links)
+    assert {link[1:] for link in parser.links} <= set(parser.ids)
+    used = set(re.findall(r"url\(#([^)]+)\)", html))
+    assert used
+    assert used <= set(parser.ids)
+    assert "default-src 'none'" in html
+
+
+def test_a_page_says_what_the_logs_say(logged):
+    run = logged(results=[RESULT])
+    text = checked(page.html(page.draw([run]))).text
+    for words in (
+        "40 of 40",
+        "3.8000",
+        "0.3123",
+        "0.2900 to 0.3300",
+        "dev",
+        "2,000 examples",
+        "3 were cut",
+        "optim.lr",
+    ):
+        assert words in text, words
+    assert "hellaswag_completion acc_norm" in text
+    assert "GPT-2 124M" in text
+
+
+def test_what_a_model_wrote_is_text_on_the_page_and_never_markup(logged):
+    html = page.html(page.draw([logged()]))
+    assert "<b>end</b>" not in html
+    assert "&lt;b&gt;end&lt;/b&gt;" in html
+
+
+def test_colours_come_from_the_page_so_that_dark_mode_works(logged):
+    html = page.html(page.draw([logged()]))
+    pictures = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert "var(--c0)" in pictures
+    assert not re.findall(r"(?:fill|stroke): #(?!000000)", pictures)
+
+
+def test_of_several_runs_what_differs_is_said(logged):
+    drawn = page.draw([logged("a"), logged("b", lr=0.5)])
+    text = checked(page.html(drawn)).text
+    assert "What was run differently" in text
+    different = text.split("What was run differently")[1].split("Loss and scores")[0]
+    assert "optim.lr" in different
+    assert "0.5" in different
+    assert "n_layer" not in different
+    assert {"a", "b"} <= {
+        label for p in drawn.pictures for label in p.figure.axes[0].get_legend_handles_labels()[1]
+    }
+
+
+def test_losses_are_drawn_against_what_the_logs_tell(logged):
+    drawn = page.draw([logged()])
+    assert list(drawn.losses) == ["steps", "tokens", "seconds", "FLOPs"]
+    ends = {
+        axis: max(line.get_xdata()[-1] for line in picture.figure.axes[0].lines)
+        for axis, picture in drawn.losses.items()
+    }
+    config = drawn.logged[0].config
+    assert ends["tokens"] == 128 * 40
+    assert ends["seconds"] == pytest.approx(4.0)
+    from gptworks.model import sizing
+
+    assert ends["FLOPs"] == pytest.approx(128 * 40 * sizing.flops_per_token(config))
+
+
+def test_a_run_that_is_going_on_has_a_page_too(logged):
+    run = logged(steps=7)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')
+    (run / "results" / "half.json").write_text('{"rows": [')
+    assert "7 of 40" in page.html(page.draw([run]))
+
+
+def test_steps_that_were_not_finite_leave_a_gap_and_are_counted(logged):
+    run = logged()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 41, "tokens": 5248, "loss": NaN, "skipped": true, "seconds": 5}\n')
+    assert "1 (not finite)" in page.html(page.draw([run]))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda run: (run / "recipe.toml").unlink(), "is no run"),
+        (lambda run: (run / "metrics.jsonl").write_text(""), "measured nothing yet"),
+        (lambda run: (run / "recipe.toml").write_text("x = ["), "cannot be read"),
+    ],
+)
+def test_what_is_no_run_is_refused(logged, make, said):
+    run = logged()
+    make(run)
+    with pytest.raises(ConfigError, match=said):
+        page.draw([run])
+
+
+def test_pictures_are_the_same_each_time(logged):
+    run = logged()
+    first, second = page.draw([run]), page.draw([run])
+    assert [p.svg for p in first.pictures] == [p.svg for p in second.pictures]
