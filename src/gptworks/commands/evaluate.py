@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from gptworks.errors import ConfigError
-from gptworks.recipe import EvaluateOptions, PerplexityOptions
+from gptworks.recipe import EvalOptions, EvaluateOptions, PerplexityOptions
 
 if TYPE_CHECKING:
     from gptworks.evaluate.comparison import Scored
     from gptworks.evaluate.subjects import Measured
     from gptworks.evaluate.suite import Found, Wanted
-    from gptworks.evaluate.training import Step, Work
+    from gptworks.evaluate.training import Step, TaskScores, Work
     from gptworks.model.build import Model
     from gptworks.text.tokenizer import Tokenizer
+    from gptworks.world import World
 
 
 def evaluate(
@@ -63,13 +64,15 @@ def evaluate(
         scored[one.spec] = []
         for pairs in _measure(one, steps, evaluate):
             scored[one.spec] += pairs
-            rows = [row for _, row in pairs]
-            _keep(rows, one.results, out)
-            for row in rows if not json else ():
+            measured = [dict(row) for _, row in pairs]
+            _keep(measured, one.results, out)
+            for row in measured if not json else ():
                 terminal.say(f"{one.spec}: {results.describe(row)}")
     first, *others = scored.values()
     differences = [row for other in others for row in comparison.compare(first, other)] if compare else []
-    rows = {spec: [row for _, row in pairs] for spec, pairs in scored.items()}
+    rows: dict[str, list[dict[str, Any]]] = {
+        spec: [dict(row) for _, row in pairs] for spec, pairs in scored.items()
+    }
     if json:
         every = [row for mine in rows.values() for row in mine]
         print(jsons.dumps({"rows": every, "differences": differences}, indent=1))
@@ -150,3 +153,21 @@ def _print_ten(rows: dict[str, list[dict[str, Any]]], places: list[Path]) -> Non
         file = place / "gpt-alpha.md" if place.suffix != ".json" else place.with_suffix(".md")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text + "\n", encoding="utf-8")
+
+
+def while_training(
+    options: EvalOptions, context: int, tokenizer: Tokenizer, world: World
+) -> TaskScores | None:
+    """What eval.tasks names, loaded now; an answer too long for the model is refused now as well."""
+    from gptworks.evaluate import suite
+    from gptworks.evaluate.training import TaskScores
+
+    if not options.tasks:
+        return None
+    found = []
+    for spec in options.tasks:
+        limited = EvaluateOptions(limit=options.task_limit)
+        found += works(suite.parse(spec), limited, PerplexityOptions(), world.rank, world.size)
+    for one in found:
+        one.check(context, tokenizer)
+    return TaskScores(found, tokenizer, world)

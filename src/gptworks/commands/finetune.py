@@ -87,11 +87,11 @@ def _settle(
     one_of_several: Examples | None = None,
 ) -> Job:
     from gptworks.data import examples
-    from gptworks.train import classifying, record
+    from gptworks.train import classifying, finetuning, record
 
     assert recipe.data is not None
     work = classifying.settle(recipe, one_of_several or examples.load(recipe.data, recipe.classify), world)
-    recipe = classifying.resolved(recipe, work)
+    recipe = finetuning.resolved(recipe, work.plan)
     return Job(
         recipe=recipe,
         model=work.model,

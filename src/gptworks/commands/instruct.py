@@ -10,11 +10,11 @@ from cyclopts import Parameter
 
 from gptworks.commands.start import Job, Out, RecipeFile, Resume, finish, needed, start
 from gptworks.recipe import (
-    EvalOptions,
+    FinetuneEval,
+    FinetuneOptim,
     InstructOptions,
     LogOptions,
     LoraOptions,
-    OptimOptions,
     Recipe,
     SaveOptions,
     TrainOptions,
@@ -47,15 +47,12 @@ def instruct(
     instruct: Annotated[InstructOptions, Parameter(name="*")] = InstructOptions(),  # noqa: B008 - frozen
     lora: LoraOptions = LoraOptions(),  # noqa: B008
     train: TrainOptions = TrainOptions(),  # noqa: B008
-    optim: OptimOptions = OptimOptions(),  # noqa: B008
-    eval: EvalOptions = EvalOptions(),  # noqa: B008
+    optim: FinetuneOptim = FinetuneOptim(),  # noqa: B008
+    eval: FinetuneEval = FinetuneEval(),  # noqa: B008
     save: SaveOptions = SaveOptions(),  # noqa: B008
     log: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
-    """Teach a GPT to answer, from instructions or conversations.
-
-    Unless given, optim.lr is 5e-5, and 5e-4 with --lora.rank; it falls linearly to 0. Validation comes every 50 steps.
-    """
+    """Teach a GPT to answer, from instructions or conversations."""
     needed("finetune instruct", model_MODEL=model, data_FILE=data, out_RUN=out)
     whole = Recipe(
         data=data,
@@ -86,10 +83,11 @@ def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:
         task=work.task,
         plan=work.plan,
         material=work,
-        duties=_duties(recipe, work),
+        duties=_duties(recipe, work, world),
         ignores=record.INSTRUCTING_IGNORES,
         announce=lambda say: _announce(work, say),
         farewell=lambda trainer, reason: _farewell(recipe, work, trainer, reason),
+        memory=work.memory,
     )
 
 
@@ -119,13 +117,15 @@ def _announce(work: Instructing, say: Callable[[str], None]) -> None:
     )
 
 
-def _duties(recipe: Recipe, work: Instructing) -> Duties:
+def _duties(recipe: Recipe, work: Instructing, world: World) -> Duties:
+    from gptworks.commands.evaluate import while_training
     from gptworks.train.session import Duties
 
     hours = recipe.train.max_hours
     return Duties(
         tokenizer=work.tokenizer,
         evaluate=work.losses.get("val"),
+        score=while_training(recipe.eval, work.model.config.context, work.tokenizer, world),
         sample=None,
         steps_per_epoch=work.task.steps_per_epoch,
         flops_per_token=0.0,  # what is trained and how far gradients go differs: no MFU is claimed

@@ -12,11 +12,9 @@ from gptworks.commands.start import Job, Out, RecipeFile, Resume, finish, needed
 from gptworks.errors import ConfigError
 from gptworks.recipe import (
     EvalOptions,
-    EvaluateOptions,
     LogOptions,
     ModelOptions,
     OptimOptions,
-    PerplexityOptions,
     Recipe,
     SampleOptions,
     SaveOptions,
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gptworks.data.dataset import Dataset
-    from gptworks.evaluate.training import TaskScores
     from gptworks.train.pretraining import Pretraining
     from gptworks.train.session import Duties
     from gptworks.train.trainer import Trainer
@@ -122,6 +119,7 @@ def _announce(work: Pretraining, dataset: Dataset, world: World, say: Callable[[
 
 
 def _duties(recipe: Recipe, work: Pretraining, world: World) -> Duties:
+    from gptworks.commands.evaluate import while_training
     from gptworks.model import sizing
     from gptworks.train.peak import peak_flops
     from gptworks.train.session import Duties
@@ -130,7 +128,7 @@ def _duties(recipe: Recipe, work: Pretraining, world: World) -> Duties:
     return Duties(
         tokenizer=work.tokenizer,
         evaluate=work.evaluate,
-        score=_scores(recipe, work, world) if recipe.eval.tasks else None,
+        score=while_training(recipe.eval, work.config.context, work.tokenizer, world),
         sample=_sampler(recipe, work) if recipe.sample.every else None,
         steps_per_epoch=work.steps_per_epoch,
         flops_per_token=sizing.flops_per_token(work.config),
@@ -166,21 +164,6 @@ def _sampler(recipe: Recipe, work: Pretraining) -> Callable[[nn.Module], list[di
         ]
 
     return sample
-
-
-def _scores(recipe: Recipe, work: Pretraining, world: World) -> TaskScores:
-    """What eval.tasks names, loaded now; an answer too long for the model is refused now as well."""
-    from gptworks.commands.evaluate import works
-    from gptworks.evaluate import suite
-    from gptworks.evaluate.training import TaskScores
-
-    options = EvaluateOptions(limit=recipe.eval.task_limit)
-    found = []
-    for spec in recipe.eval.tasks:
-        found += works(suite.parse(spec), options, PerplexityOptions(), world.rank, world.size)
-    for one in found:
-        one.check(work.config.context, work.tokenizer)
-    return TaskScores(found, work.tokenizer, world)
 
 
 def _farewell(recipe: Recipe, trainer: Trainer, reason: str | None) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +19,11 @@ from gptworks.model.config import ModelConfig
 from gptworks.model.folders import Adapted
 from gptworks.recipe import ClassifyOptions, Recipe
 from gptworks.text.tokenizer import Tokenizer
-from gptworks.train import fit, precision
+from gptworks.train import finetuning, fit, precision
 from gptworks.train.evaluators import LabelLoss
 from gptworks.train.tasks import Classification, Labelled
 from gptworks.train.trainer import Plan
 from gptworks.world import World
-
-EPOCHS = 3.0
-"""Passes over the training examples, where the recipe does not say."""
 
 ROOM = 256
 """Tokens of a row that short texts share: attention over more costs more than padding does."""
@@ -76,13 +72,9 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
             f"--train-layers {options.train_layers} and --lora.rank exclude each other: leave out one"
         )
     lora.check(recipe.lora, world.device)
-    if recipe.train.max_steps is not None and recipe.train.epochs is not None:
-        raise ConfigError(
-            "train.max_steps and train.epochs both say how long to train: leave out one of them"
-        )
     folder = checkpoint.resolve(recipe.base)
     tokenizer, config = checkpoint.load_tokenizer(folder), checkpoint.read_config(folder)
-    longest = longest_text(options, config)
+    longest = finetuning.longest(options.max_tokens, config)
     encoded, truncated = {}, 0
     for split in SPLITS:
         rows, cut = encode(examples.splits[split], tokenizer, longest, options.pair_separator)
@@ -93,9 +85,7 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
     weights = class_weights(encoded["train"].targets) if options.balance == "weights" else None
     task = Classification(encoded["train"], options.batch, recipe.train.seed, weights)
     numbers = precision.choose(recipe.train.precision, world.device)
-    steps = recipe.train.max_steps
-    if steps is None:
-        steps = max(1, math.ceil(round((recipe.train.epochs or EPOCHS) * task.steps_per_epoch, 6)))
+    steps = finetuning.count_steps(recipe, task.steps_per_epoch)
     if recipe.train.dropout is not None:
         config = dataclasses.replace(config, dropout=recipe.train.dropout)
     needs = memory_needs(recipe, config, examples.labels, encoded["train"], numbers)
@@ -105,19 +95,6 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
     evaluate = LabelLoss(encoded["val"], numbers) if encoded["val"].rows else None
     model, adapted = starting_model(recipe, folder, examples.labels)
     return Classifying(model, task, plan, evaluate, tokenizer, adapted, examples, encoded, truncated, memory)
-
-
-def longest_text(options: ClassifyOptions, config: ModelConfig) -> int:
-    """Tokens a text may have.
-
-    Raises:
-        ConfigError: more than the model can read.
-    """
-    if options.max_tokens is not None and options.max_tokens > config.context:
-        raise ConfigError(
-            f"--max-tokens {options.max_tokens} is more than the model's context of {config.context}"
-        )
-    return options.max_tokens or config.context
 
 
 def encode(
@@ -208,12 +185,6 @@ def trained_parts(model: Classifier, options: ClassifyOptions) -> list[torch.nn.
     blocks, norm = ("h", "ln_f") if model.body_name == "transformer" else ("layers", "norm")
     blocks = list(body.get_submodule(blocks).children())
     return [blocks[-1], body.get_submodule(norm), model.score]
-
-
-def resolved(recipe: Recipe, work: Classifying) -> Recipe:
-    """The recipe with what was left open filled in."""
-    settled = {"micro_batch": work.plan.micro_batch, "precision": work.plan.precision.name}
-    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **settled))
 
 
 def options_of(folder: Path) -> ClassifyOptions:

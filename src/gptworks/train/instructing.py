@@ -1,7 +1,7 @@
 """Settling a recipe for fine-tuning on conversations: what its options come to, once data and model are known."""
 
 import dataclasses
-import math
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,56 +14,32 @@ from gptworks.data import answers
 from gptworks.data.answers import Encoded
 from gptworks.data.conversations import Conversations
 from gptworks.data.examples import SPLITS
-from gptworks.data.order import derive_seed
-from gptworks.errors import CheckpointError, ConfigError, DataError
+from gptworks.errors import CheckpointError, DataError
 from gptworks.model import checkpoint, lora
-from gptworks.model.build import VOCABULARY, Model, grow_vocabulary
+from gptworks.model.build import VOCABULARY, Model, grow_vocabulary, skeleton
 from gptworks.model.config import ModelConfig
 from gptworks.model.folders import Adapted
-from gptworks.recipe import InstructOptions, Recipe
+from gptworks.recipe import Recipe
 from gptworks.text import templates
 from gptworks.text.templates import Chat
 from gptworks.text.tokenizer import Tokenizer
-from gptworks.train import precision
+from gptworks.train import finetuning, fit, precision
 from gptworks.train.parallel import unwrap
 from gptworks.train.precision import Precision
-from gptworks.train.tasks import token_loss
+from gptworks.train.tasks import Passes, token_loss
 from gptworks.train.trainer import IGNORE, Batch, Plan
 from gptworks.world import World
 
-EPOCHS = 3.0
-"""Passes over the training examples, where the recipe does not say."""
-
 DEFAULT_TEMPLATE = "alpaca"
 
-AT_ONCE = {"cpu": 8}
-"""Examples of a micro-batch: fewer, of like length, are faster where padding costs more than company saves."""
 
-GPU_TOKENS = 65_536
-
-
-class Answering:
-    """Predict what the assistant says, token by token, given what came before in its conversation.
-
-    Every pass is a new permutation. A step's examples stand in the order of their length, so that micro-batches of like
-    length are cut from it; padded or packed, the step's loss does not depend on how it is cut.
-    """
+class Answering(Passes):
+    """Predict what the assistant says, token by token, given what came before in its conversation."""
 
     def __init__(self, examples: Encoded, batch: int, seed: int, *, room: int | None) -> None:
         """With `room`, examples are packed into rows of at most so many tokens."""
-        self.examples, self.size, self.seed, self.room = examples, batch, seed, room
-        self.lengths = examples.lengths
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps that see every example once; the last of them may be smaller."""
-        return math.ceil(len(self.lengths) / self.size)
-
-    def rows(self, step: int) -> np.ndarray:
-        epoch, index = divmod(step, self.steps_per_epoch)
-        mixed = np.random.default_rng(derive_seed(self.seed, epoch)).permutation(len(self.lengths))
-        rows = mixed[index * self.size : (index + 1) * self.size]
-        return rows[np.argsort(self.lengths[rows], kind="stable")]
+        super().__init__(examples.lengths, batch, seed)
+        self.examples, self.room = examples, room
 
     def batch(self, rows: Sequence[int]) -> Batch:
         return self.examples.padded(rows) if self.room is None else self.examples.packed(rows, self.room)
@@ -120,6 +96,8 @@ class Instructing:
     adapted: Adapted | None
     conversations: Conversations
     encoded: dict[str, Encoded]
+    memory: dict[str, int]
+    """Bytes that training is estimated to take, part by part."""
 
     @property
     def path(self) -> Path:
@@ -144,10 +122,7 @@ def settle(
     """
     assert recipe.base is not None
     options = recipe.instruct
-    if recipe.train.max_steps is not None and recipe.train.epochs is not None:
-        raise ConfigError(
-            "train.max_steps and train.epochs both say how long to train: leave out one of them"
-        )
+    lora.check(recipe.lora, world.device)
     folder = checkpoint.resolve(recipe.base)
     plain, config = checkpoint.load_tokenizer(folder), checkpoint.read_config(folder)
     name = options.template
@@ -158,7 +133,7 @@ def settle(
         raise CheckpointError(
             f"{recipe.out} was begun with another chat template: give that one back, or start anew with another --out"
         )
-    longest = longest_example(options, config)
+    longest = finetuning.longest(options.max_tokens, config)
     chat = Chat(tokenizer)
     shorten = options.too_long == "shorten"
     encoded = {
@@ -173,10 +148,11 @@ def settle(
     packing = options.packing == "on" or (options.packing == "auto" and world.device.type == "cuda")
     room = longest if packing else None
     task = Answering(encoded["train"], options.batch, recipe.train.seed, room=room)
-    steps = recipe.train.max_steps
-    if steps is None:
-        steps = max(1, math.ceil(round((recipe.train.epochs or EPOCHS) * task.steps_per_epoch, 6)))
-    size = micro_batch(recipe, int(task.lengths.max()), world)
+    steps = finetuning.count_steps(recipe, task.steps_per_epoch)
+    added = tuple(name for name in tokenizer.special_tokens if name not in plain.special_tokens)
+    needs = memory_needs(recipe, config, tokenizer, added, task, numbers)
+    share = -(-options.batch // world.size)
+    size, memory = fit.finetuning(needs, share, world)  # before anything large is made
     plan = Plan(steps, size, recipe.train.seed, numbers)
     alone = World(0, 1, world.device)  # the test is one process's work, after training
     losses = {
@@ -186,10 +162,11 @@ def settle(
         for split, who in (("val", world), ("test", alone))
         if len(encoded[split])
     }
-    added = tuple(name for name in tokenizer.special_tokens if name not in plain.special_tokens)
     model = starting_model(recipe, folder, tokenizer, added)
     adapted = Adapted(recipe.lora, checkpoint.origin(recipe.base)) if recipe.lora.rank else None
-    return Instructing(model, task, plan, losses, tokenizer, name, added, adapted, conversations, encoded)
+    return Instructing(
+        model, task, plan, losses, tokenizer, name, added, adapted, conversations, encoded, memory
+    )
 
 
 def with_template(tokenizer: Tokenizer, name: str | None, added: tuple[str, ...]) -> Tokenizer:
@@ -204,24 +181,30 @@ def with_template(tokenizer: Tokenizer, name: str | None, added: tuple[str, ...]
     return templates.adopt(tokenizer, templates.find(name), (*templates.ADDED.get(name, ()), *added))
 
 
-def longest_example(options: InstructOptions, config: ModelConfig) -> int:
-    """Tokens that may be read of an example; its last is only predicted.
+def memory_needs(
+    recipe: Recipe,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    added: Sequence[str],
+    task: Answering,
+    numbers: Precision,
+) -> fit.FineTuning:
+    """What fit.py asks of a model that is to learn answers."""
+    lengths = sorted(task.lengths.tolist(), reverse=True)
+    if recipe.train.dropout is not None:
+        config = dataclasses.replace(config, dropout=recipe.train.dropout)
+    config = dataclasses.replace(config, vocab_size=max(config.vocab_size, tokenizer.vocab_size))
 
-    Raises:
-        ConfigError: more than the model can read.
-    """
-    if options.max_tokens is not None and options.max_tokens > config.context:
-        raise ConfigError(
-            f"--max-tokens {options.max_tokens} is more than the model's context of {config.context}"
-        )
-    return options.max_tokens or config.context
+    @functools.cache
+    def sketch(one: Recipe) -> Model:
+        return prepared(skeleton(config), one, added)
 
+    def shape(at_once: int) -> tuple[int, int]:
+        if task.room is None:
+            return at_once, lengths[0]
+        return -(-sum(lengths[:at_once]) // task.room), task.room
 
-def micro_batch(recipe: Recipe, longest: int, world: World) -> int:
-    """Examples that go through the network at once."""
-    if isinstance(recipe.train.micro_batch, int):
-        return max(1, recipe.train.micro_batch)
-    return min(recipe.instruct.batch, AT_ONCE.get(world.device.type, max(1, GPU_TOKENS // longest)))
+    return fit.FineTuning(recipe, config, sketch, shape, numbers, vocabulary=True)
 
 
 def starting_model(recipe: Recipe, folder: Path, tokenizer: Tokenizer, added: Sequence[str]) -> Model:
@@ -230,6 +213,11 @@ def starting_model(recipe: Recipe, folder: Path, tokenizer: Tokenizer, added: Se
     model = checkpoint.load(folder, overrides=None if dropout is None else {"dropout": dropout})
     if tokenizer.vocab_size > model.config.vocab_size:
         model = grow_vocabulary(model, tokenizer.vocab_size)
+    return prepared(model, recipe, added)
+
+
+def prepared(model: Model, recipe: Recipe, added: Sequence[str]) -> Model:
+    """Adapters put on, if the recipe says so."""
     if recipe.lora.rank:
         lora.attach(model, recipe.lora, seed=recipe.train.seed)
         if added:  # nobody has trained what stands for them
@@ -248,12 +236,8 @@ def untrained(recipe: Recipe, work: Instructing) -> Model:
 
 def resolved(recipe: Recipe, work: Instructing) -> Recipe:
     """The recipe with what was left open filled in; a template of one's own is kept as its text."""
-    settled = {"micro_batch": work.plan.micro_batch, "precision": work.plan.precision.name}
     template = work.template
     if template is not None and template not in templates.names():
         template = work.tokenizer.chat_template
-    return dataclasses.replace(
-        recipe,
-        train=dataclasses.replace(recipe.train, **settled),
-        instruct=dataclasses.replace(recipe.instruct, template=template),
-    )
+    recipe = finetuning.resolved(recipe, work.plan)
+    return dataclasses.replace(recipe, instruct=dataclasses.replace(recipe.instruct, template=template))

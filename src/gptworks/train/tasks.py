@@ -75,22 +75,19 @@ class Labelled:
         return batch | {"values": chosen, "targets": torch.zeros(len(chosen), dtype=torch.int64)}
 
 
-class Classification:
-    """Name the class of whole texts, or predict a number; a text is one target.
+class Passes:
+    """Which examples make up a step: every pass over all of them is a new permutation.
 
-    Every pass is a new permutation. A step's texts stand in the order of their length, so that micro-batches of like
-    length are cut from it, and short ones share a row, so that little is padded: the step's loss does not depend on it.
+    A step's examples stand in the order of their length, so that micro-batches of like length are cut from it and
+    little is padded: the step's loss does not depend on it.
     """
 
-    def __init__(
-        self, examples: Labelled, batch: int, seed: int, class_weights: Tensor | None = None
-    ) -> None:
-        self.examples, self.size, self.seed, self.class_weights = examples, batch, seed, class_weights
-        self.lengths = np.array([len(row) for row in examples.rows])
+    def __init__(self, lengths: np.ndarray, batch: int, seed: int) -> None:
+        self.lengths, self.size, self.seed = lengths, batch, seed
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that see every text once; the last of them may be smaller."""
+        """Steps that see every example once; the last of them may be smaller."""
         return math.ceil(len(self.lengths) / self.size)
 
     def rows(self, step: int) -> np.ndarray:
@@ -98,6 +95,16 @@ class Classification:
         mixed = np.random.default_rng(derive_seed(self.seed, epoch)).permutation(len(self.lengths))
         rows = mixed[index * self.size : (index + 1) * self.size]
         return rows[np.argsort(self.lengths[rows], kind="stable")]
+
+
+class Classification(Passes):
+    """Name the class of whole texts, or predict a number; a text is one target. Short texts share a row."""
+
+    def __init__(
+        self, examples: Labelled, batch: int, seed: int, class_weights: Tensor | None = None
+    ) -> None:
+        super().__init__(np.array([len(row) for row in examples.rows]), batch, seed)
+        self.examples, self.class_weights = examples, class_weights
 
     def batch(self, rows: Sequence[int]) -> Batch:
         return self.examples.batch(rows)
