@@ -434,4 +434,4 @@ def test_two_processes_take_the_steps_of_one(base, data, short, tmp_path):
     assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
     measured = [results(tmp_path / count)["loss"] for count in ("1", "2")]
     assert measured[1]["last"] == pytest.approx(measured[0]["last"], rel=1e-5)
-    assert measured[1]["before"] == measured[0]["before"]
+    assert measured[1]["before"] == pytest.approx(measured[0]["before"], rel=1e-6)  # cut differently
