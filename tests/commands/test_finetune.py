@@ -338,7 +338,7 @@ def test_a_dataset_of_the_hub_with_its_splits_and_names_of_classes(base, tmp_pat
     for split, n in {"train": 40, "validation": 10, "test": 6}.items():
         hidden = split == "test"
         rows = {
-            "sentence": [f"word {i}{'!!!' if i % 2 else '.'}" for i in range(n)],
+            "sentence": [f"{split} {i}{'!!!' if i % 2 else '.'}" for i in range(n)],
             "label": [-1 if hidden else i % 2 for i in range(n)],
         }
         Dataset.from_dict(rows, features=features).to_parquet(folder / "loud" / f"{split}.parquet")

@@ -91,9 +91,12 @@ class FineTuning:
         """Bytes, part by part, of training with `rows` examples at once."""
         lines, width = self.shape(rows)
         dtype, device = self.precision.name, self.precision.device.type
+        config = replace(self.config, context=width)
+        if device != "cpu":  # a GPU's kernel drops attention weights without keeping them
+            config = replace(config, dropout_at=tuple(p for p in config.dropout_at if p != "attention"))
         parts = memory.finetuning(
             self.sketch(self.recipe),
-            replace(self.config, context=width),
+            config,
             lines * width,
             dtype=dtype,
             checkpointed=self.recipe.train.checkpoint_activations,
