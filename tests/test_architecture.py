@@ -74,7 +74,8 @@ def test_help_and_reports_need_no_torch():
     code = (
         "import sys, gptworks.cli, gptworks.runs, gptworks.report.plots\n"
         "for argv in ([], ['--help'], ['pretrain', '--help'], ['generate', '--help'], ['prepare', '--help'],\n"
-        "             ['finetune', 'classify', '--help'], ['classify', '--help']):\n"
+        "             ['finetune', 'classify', '--help'], ['finetune', 'instruct', '--help'],\n"
+        "             ['classify', '--help']):\n"
         "    gptworks.cli.main(argv)\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
