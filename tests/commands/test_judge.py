@@ -115,7 +115,10 @@ def test_a_run_answers_questions_itself_and_once(run, tmp_path, capsys):
         (["RUN", "--base-url", "localhost:80"], "does not begin with http"),
         (["RUN", "--base-url", "http://127.0.0.1:9/v1", "--tries", "1"], "did not answer at all"),
         (["nowhere"], "is no run"),
-        (["RUN", "--data", "nothing.json"], "nothing.json cannot be read"),
+        (
+            ["RUN", "--data", "nothing.json", "--base-url", "http://127.0.0.1:9/v1"],
+            "nothing.json cannot be read",
+        ),
         (
             ["RUN", "--against", "nothing.json", "--base-url", "http://127.0.0.1:9/v1"],
             "nothing.json cannot be read",

@@ -2,6 +2,21 @@ import json
 
 import pytest
 
+from gptworks.report import page
+
+RESULT = {
+    "task": "hellaswag",
+    "metric": "acc_norm",
+    "value": 0.31234,
+    "standard_error": 0.01,
+    "interval_95": [0.29, 0.33],
+    "n": 2000,
+    "of": "examples",
+    "split": "dev",
+    "definition": "argmax of the mean log-probability",
+    "notes": ["3 were cut"],
+}
+
 RECIPE = """data = "corpus"
 out = "{name}"
 [model]
@@ -17,12 +32,11 @@ lr = {lr}
 """
 
 
-@pytest.fixture
-def logged(tmp_path):
+def maker(folder):
     """Makes the folder of a run as if it had been trained: logs alone, no weights."""
 
     def make(name="first", *, lr=0.001, steps=40, results=None):
-        run = tmp_path / name
+        run = folder / name
         (run / "results").mkdir(parents=True)
         (run / "checkpoints" / "step-000040").mkdir(parents=True)
         (run / "checkpoints" / "step-000040" / "config.json").write_text('{"vocab_size": 300}')
@@ -75,3 +89,19 @@ def logged(tmp_path):
         return run
 
     return make
+
+
+@pytest.fixture
+def logged(tmp_path):
+    return maker(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The page of one run."""
+    return page.draw([maker(tmp_path_factory.mktemp("runs"))(results=[RESULT])])
+
+
+@pytest.fixture(scope="module")
+def html(drawn):
+    return page.html(drawn)

@@ -4,20 +4,9 @@ from html.parser import HTMLParser
 import pytest
 
 from gptworks.errors import ConfigError
+from gptworks.model import sizing
 from gptworks.report import page
 
-RESULT = {
-    "task": "hellaswag",
-    "metric": "acc_norm",
-    "value": 0.31234,
-    "standard_error": 0.01,
-    "interval_95": [0.29, 0.33],
-    "n": 2000,
-    "of": "examples",
-    "split": "dev",
-    "definition": "argmax of the mean log-probability",
-    "notes": ["3 were cut"],
-}
 VOID = {"meta", "input", "br", "hr", "link", "img"}
 
 
@@ -55,8 +44,7 @@ def checked(html):
     return parser
 
 
-def test_a_page_is_well_formed_and_asks_the_network_for_nothing(logged):
-    html = page.html(page.draw([logged(results=[RESULT])]))
+def test_a_page_is_well_formed_and_asks_the_network_for_nothing(html):
     parser = checked(html)
     assert all(link.startswith("#") for link in parser.links)
     assert {link[1:] for link in parser.links} <= set(parser.ids)
@@ -66,9 +54,8 @@ def test_a_page_is_well_formed_and_asks_the_network_for_nothing(logged):
     assert "default-src 'none'" in html
 
 
-def test_a_page_says_what_the_logs_say(logged):
-    run = logged(results=[RESULT])
-    text = checked(page.html(page.draw([run]))).text
+def test_a_page_says_what_the_logs_say(html):
+    text = checked(html).text
     for words in (
         "40 of 40",
         "3.8000",
@@ -84,14 +71,12 @@ def test_a_page_says_what_the_logs_say(logged):
     assert "GPT-2 124M" in text
 
 
-def test_what_a_model_wrote_is_text_on_the_page_and_never_markup(logged):
-    html = page.html(page.draw([logged()]))
+def test_what_a_model_wrote_is_text_on_the_page_and_never_markup(html):
     assert "<b>end</b>" not in html
     assert "&lt;b&gt;end&lt;/b&gt;" in html
 
 
-def test_colours_come_from_the_page_so_that_dark_mode_works(logged):
-    html = page.html(page.draw([logged()]))
+def test_colours_come_from_the_page_so_that_dark_mode_works(html):
     pictures = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert "var(--c0)" in pictures
     assert not re.findall(r"(?:fill|stroke): #(?!000000)", pictures)
@@ -110,8 +95,7 @@ def test_of_several_runs_what_differs_is_said(logged):
     }
 
 
-def test_losses_are_drawn_against_what_the_logs_tell(logged):
-    drawn = page.draw([logged()])
+def test_losses_are_drawn_against_what_the_logs_tell(drawn):
     assert list(drawn.losses) == ["steps", "tokens", "seconds", "FLOPs"]
     ends = {
         axis: max(line.get_xdata()[-1] for line in picture.figure.axes[0].lines)
@@ -120,8 +104,6 @@ def test_losses_are_drawn_against_what_the_logs_tell(logged):
     config = drawn.logged[0].config
     assert ends["tokens"] == 128 * 40
     assert ends["seconds"] == pytest.approx(4.0)
-    from gptworks.model import sizing
-
     assert ends["FLOPs"] == pytest.approx(128 * 40 * sizing.flops_per_token(config))
 
 
@@ -155,7 +137,6 @@ def test_what_is_no_run_is_refused(logged, make, said):
         page.draw([run])
 
 
-def test_pictures_are_the_same_each_time(logged):
-    run = logged()
-    first, second = page.draw([run]), page.draw([run])
-    assert [p.svg for p in first.pictures] == [p.svg for p in second.pictures]
+def test_pictures_are_the_same_each_time(drawn):
+    again = page.draw([one.path for one in drawn.logged])
+    assert [p.svg for p in again.pictures] == [p.svg for p in drawn.pictures]

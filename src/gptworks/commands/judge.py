@@ -80,6 +80,7 @@ def judge(
 def _endpoint(options: JudgeOptions) -> Endpoint:
     from gptworks.evaluate.endpoint import Endpoint
 
+    model = options.model
     name = options.key_env or ("OPENAI_API_KEY" if options.base_url == OPENAI else None)
     key = None if name is None else os.environ.get(name)
     if name is not None and not key and not options.dry_run:
@@ -87,7 +88,7 @@ def _endpoint(options: JudgeOptions) -> Endpoint:
             f"the judge's key is not in the environment variable {name}; set it, or give --key-env"
         )
     wanted = {field.name for field in dataclasses.fields(Endpoint)} - {"key", "model"}
-    return Endpoint(key=key, model=options.model, **{name: getattr(options, name) for name in wanted})
+    return Endpoint(key=key, model=model, **{name: getattr(options, name) for name in wanted})
 
 
 def _others(examples: Sequence[Judged], options: JudgeOptions) -> list[str]:

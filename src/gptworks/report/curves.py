@@ -102,7 +102,7 @@ def _loss(axes: Axes, one: Logged, axis: str, scale: float, number: int | None) 
 
 
 def _end(axes: Axes, x: float, y: float, words: str, colour: str) -> None:
-    axes.annotate(words, (x, y), (0, 6), textcoords="offset points", ha="right", color=colour, fontsize=9)
+    axes.annotate(words, (x, y), (0, 8), textcoords="offset points", ha="right", color=colour, fontsize=9)
 
 
 def _shape(axes: Axes, axis: str) -> None:

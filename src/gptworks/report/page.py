@@ -4,6 +4,7 @@ Everything on it comes from logs and results: it can be made while a run is goin
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -170,12 +171,13 @@ def shown(value: Any) -> str:
 
 
 def samples(logged: Sequence[Logged]) -> list[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]]:
-    """(prompt, samples to show at once, the others), each sample with its run's name, by step."""
+    """(prompt, samples to show at once, the others), by step; each with its run's name, and blank lines made one."""
     prompts: dict[str, list[dict[str, Any]]] = {}
     for one in logged:
         for row in one.samples:
             if {"prompt", "text", "step"} <= row.keys():
-                prompts.setdefault(row["prompt"], []).append(row | {"run": one.name})
+                text = re.sub(r"\n\s*\n", "\n\n", str(row["text"]))
+                prompts.setdefault(str(row["prompt"]), []).append(row | {"run": one.name, "text": text})
     told = []
     for prompt, rows in prompts.items():
         rows.sort(key=lambda row: row["step"])

@@ -167,7 +167,7 @@ def powers(axis: Axis) -> None:
 
 def short_numbers(axis: Axis) -> None:
     """10k, 2.5M, 3B."""
-    axis.set_major_locator(MaxNLocator(6))
+    axis.set_major_locator(MaxNLocator(6, integer=True))
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
