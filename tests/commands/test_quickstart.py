@@ -26,6 +26,7 @@ def test_the_quickstart_goes_on_with_what_is_there_and_says_what_is_true(out, ca
     ratios = [float(bits) / float(nats) for nats, bits in table[:3]]
     assert max(ratios) - min(ratios) < 1e-3
     assert (out / "run" / "plots" / "loss.png").is_file()
+    assert "validation loss" in (out / "run" / "report.html").read_text()
     kept = json.loads((out / "run" / "results" / "quickstart.json").read_text())
     assert kept["scores"]["this model"]["nats"] == measured[-1]["val_loss"]
     assert "gptworks generate" in said

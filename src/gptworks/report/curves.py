@@ -150,7 +150,8 @@ def scores(logged: Sequence[Logged]) -> list[Picture]:
             axes.margins(y=0.1)
             if "acc" not in name:
                 style.without_the_start(axes)
-            ends = [line.get_ydata()[-1] for line in axes.lines if len(line.get_ydata())]
+            drawn = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+            ends = [float(y[-1]) for y in drawn if len(y)]
             for label, value in lines.items():
                 _horizontal(axes, label, value, under=bool(ends) and value < max(ends))
 

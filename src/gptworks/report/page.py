@@ -194,7 +194,7 @@ def said(row: dict[str, Any]) -> dict[str, str]:
     count = row.get("n")
     return {
         "value_said": _number(row["value"]) if finite(row.get("value")) else NOTHING,
-        "error_said": f"± {_number(error)}" if finite(error) else "",
+        "error_said": f"± {_number(float(error))}" if error is not None and finite(error) else "",
         "interval_said": f"{_number(interval[0])} to {_number(interval[1])}" if interval else "",
         "n_said": f"{count:,} {row.get('of', '')}" if isinstance(count, int) else "",
     }
