@@ -140,26 +140,34 @@ def _answered(spec: str, run: Path, examples: list[Judged], max_tokens: int) -> 
 
 
 def _respond(folder: Path, examples: Sequence[Judged], max_tokens: int) -> list[str]:
-    """A checkpoint's likeliest answer to each instruction; an instruction that fills its context gets none."""
+    """A checkpoint's likeliest answer to each instruction; an instruction that fills its context gets none.
+
+    Asked by the template it was taught with; a model that was not taught to answer, by IvoSusac/gpt-pytorch's.
+    """
     from gptworks.generate import engine
+    from gptworks.generate.batch import generate_many
     from gptworks.model import checkpoint
     from gptworks.report import terminal
+    from gptworks.text.templates import Chat, Message
     from gptworks.world import default_device
 
     model = checkpoint.load(folder).to(default_device())
     tokenizer = checkpoint.load_tokenizer(folder)
+    if tokenizer.chat_template is None:
+        terminal.say(f"{folder} has no chat template: it is asked as IvoSusac/gpt-pytorch asks")
+        prompts = [engine.prompt_ids(model, tokenizer, one.asked + "\n\n### Response:\n") for one in examples]
+    else:
+        chat = Chat(tokenizer)
+        prompts = [chat.prompt([Message("user", one.instruction, one.input)]) for one in examples]
+    fitting = [number for number, ids in enumerate(prompts) if len(ids) < model.config.context]
+    if len(fitting) < len(prompts):
+        terminal.say(
+            f"{len(prompts) - len(fitting)} instructions fill the model's context of {model.config.context}: no answer"
+        )
     settings = engine.GenerateSettings(max_tokens=max_tokens, temperature=0)
-    texts, too_long = [], 0
-    for one in examples:
-        prompt = one.asked + "\n\n### Response:\n"
-        if len(engine.prompt_ids(model, tokenizer, prompt)) >= model.config.context:
-            too_long += 1
-            texts.append("")
-        else:
-            texts.append(engine.generate(model, tokenizer, prompt, settings)[0].text.strip())
-    if too_long:
-        terminal.say(f"{too_long} instructions fill the model's context of {model.config.context}: no answer")
-    return texts
+    samples = generate_many(model, tokenizer, [prompts[number] for number in fitting], settings)
+    made = {number: sample.text.strip() for number, sample in zip(fitting, samples, strict=True)}
+    return [made.get(number, "") for number in range(len(prompts))]
 
 
 def _prompts(answered: Sequence[Judged], others: list[str] | None) -> list[str]:
