@@ -107,6 +107,25 @@ def test_a_run_answers_questions_itself_and_once(run, tmp_path, capsys):
     assert len(judge.prompts) == 2
 
 
+def test_a_run_is_asked_as_it_was_taught(run, tmp_path, byte_tokenizer, capsys):
+    folder = runs.find_checkpoint(run)
+    byte_tokenizer.with_template(
+        "{{ messages[0].content }}?{% if messages[1] %}x{{ eos_token }}{% endif %}"
+    ).save(folder)
+    data = tmp_path / "test.json"
+    data.write_text(json.dumps([{"instruction": "Hi", "input": "", "output": "Ho"}]))
+    capsys.readouterr()
+    with serving(judge := Judge(lambda prompt: "1")) as url:
+        assert judged(run, url, "--data", str(data), "--max-tokens", "4") == 0
+    assert (
+        main(["generate", str(run), "--prompt", "Hi?", "--temperature", "0", "--max-tokens", "4", "--json"])
+        == 0
+    )
+    (alone,) = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert alone["text"].strip() in judge.prompts[0]
+    assert "no chat template" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
