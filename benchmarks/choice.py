@@ -65,7 +65,8 @@ def theirs(folder: Path, asked: list[Any], batch_size: int) -> Score:
 
     from gptworks.world import default_device
 
-    lm = HFLM(pretrained=str(folder), device=str(default_device()), dtype="float32", batch_size=batch_size)
+    make: Any = HFLM  # its arguments are lost to a type checker behind a decorator
+    lm = make(pretrained=str(folder), device=str(default_device()), dtype="float32", batch_size=batch_size)
 
     def run(n: int) -> list[list[float]]:
         requests = [
@@ -144,7 +145,7 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     """Run the contenders in turns and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="HellaSwag as JSON lines")
+    parser.add_argument("--data", type=Path, help="HellaSwag as JSON lines")
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--preset", default="gpt2")
     parser.add_argument("--n-layer", type=int, help="default: the preset's")
@@ -158,6 +159,8 @@ def main() -> None:
     if options.worker:
         print(json.dumps(work(json.loads(options.worker))))
         return
+    if options.data is None:
+        parser.error("--data is needed: the questions")
 
     with tempfile.TemporaryDirectory() as scratch:
         parameters = write_model(options.preset, options.n_layer, options.tokenizer, Path(scratch))

@@ -7,7 +7,7 @@ from gptworks.errors import ConfigError
 from gptworks.evaluate.results import Score, aligned, unlike
 from gptworks.evaluate.statistics import difference
 
-Scored = tuple[Score, Mapping[str, Any]]
+Scored = tuple[Score, dict[str, Any]]
 """A score, and the row it was kept as."""
 
 
