@@ -110,7 +110,8 @@ def start(recipe: Recipe, settle: Callable[[Recipe, World, Path | None], Job], *
                 reason = Session(run, trainer, job.duties, display).go(point)
             if w.main:
                 job.farewell(trainer, reason)
-                _report(run, say)
+                if reason in {None, "train.max_hours"}:  # who was asked to stop leaves at once
+                    _report(run, say)
         return reason
 
 
