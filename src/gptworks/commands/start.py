@@ -127,7 +127,8 @@ def start_in(
             say(_measured(run, job.memory, held, peak_memory(w.device)))
         if w.main:
             job.farewell(trainer, reason)
-            _report(run, say)
+            if reason in {None, "train.max_hours"}:  # who was asked to stop leaves at once
+                _report(run, say)
     return reason
 
 
