@@ -192,7 +192,10 @@ def without_the_start(axes: Axes) -> None:
     ):
         return
     margin = 0.08 * (later.max() - later.min())
-    axes.set_ylim(later.min() - margin, later.max() + margin)
+    bottom = later.min() - margin
+    if axes.get_yscale() == "log" and bottom <= 0:
+        bottom = 0.8 * later[later > 0].min()
+    axes.set_ylim(bottom, later.max() + margin)
 
 
 def short(number: float) -> str:
