@@ -1,6 +1,7 @@
 import pytest
 
 
+@pytest.mark.slow  # four loops, two of them the Trainer's
 def test_classifying_beside_the_trainer_and_one_at_a_time(benchmark):
     result = benchmark("finetune.py", "--size", "tiny", "--examples", "48", "--batch", "16", "--rounds", "1")
     table = result["table"]
