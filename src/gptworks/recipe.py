@@ -252,7 +252,7 @@ class SaveOptions:
 
     every: NonNegativeInt = 1000
     """Steps between checkpoints; 0: only those above."""
-    every_epochs: NonNegativeFloat = 0
+    every_epochs: NonNegativeFloat = 0.0
     """Also save at multiples of this many epochs (0.1 works), found again as RUN@epoch-0.1; these are kept."""
     until_epoch: Positive | None = None
     """Stop the every_epochs checkpoints after this epoch."""

@@ -165,10 +165,12 @@ def finish(draft: Path, final: Path) -> None:
     for folder in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
         sync(folder)
     if final.exists():
+        (final / MARKER).unlink(missing_ok=True)  # from here on it is no checkpoint, however far this comes
         shutil.rmtree(final)
     draft.rename(final)
+    for folder in (final.parent, final.parent.parent):
+        sync(folder)
     write_json(final / MARKER, {"sha256": sums})
-    sync(final.parent)
 
 
 def damage(checkpoint: Path) -> str | None:
