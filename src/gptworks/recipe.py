@@ -101,6 +101,16 @@ class TrainOptions:
     """Keep only what enters a block, and compute the rest again on the way back: a third slower, in far less memory."""
     parallel: Literal["auto", "none", "ddp"] = "auto"
     """How several processes share the work. auto: ddp under torchrun."""
+    patience: PositiveInt = 5
+    """A step whose loss or gradient is not finite changes nothing. After so many in a row, the run goes back to the
+    last checkpoint before them and leaves out the data from there to here."""
+    rollbacks: NonNegativeInt = 3
+    """How often a run goes back to the same checkpoint before it gives up; 0: it gives up at once."""
+    spike: Positive | None = None
+    """Also do without steps whose loss or gradient norm is so many standard deviations above the mean of the last
+    train.spike_window steps; 6 is usual. Default: take them."""
+    spike_window: Annotated[int, Parameter(validator=Number(gte=2))] = 100
+    """Steps that train.spike compares with."""
 
 
 @Parameter(group="optim")
@@ -252,7 +262,7 @@ class SaveOptions:
 
     every: NonNegativeInt = 1000
     """Steps between checkpoints; 0: only those above."""
-    every_epochs: NonNegativeFloat = 0
+    every_epochs: NonNegativeFloat = 0.0
     """Also save at multiples of this many epochs (0.1 works), found again as RUN@epoch-0.1; these are kept."""
     until_epoch: Positive | None = None
     """Stop the every_epochs checkpoints after this epoch."""

@@ -41,6 +41,8 @@ class Checkpoint:
     """Validation loss at this step, in nats per token; None where it was not measured."""
     kept: bool
     """Not to be thrown away by the keep-last policy."""
+    sound: bool = True
+    """The step before it was learned from: its loss and gradient were finite, and no spike."""
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
@@ -60,7 +62,8 @@ def _finished(run: Path) -> list[Path]:
 
 def _read(folder: Path) -> Checkpoint:
     facts = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    return Checkpoint(folder, facts["step"], facts["epoch"], facts.get("val_loss"), facts.get("kept", False))
+    kept, sound = facts.get("kept", False), not facts.get("non_finite")
+    return Checkpoint(folder, facts["step"], facts["epoch"], facts.get("val_loss"), kept, sound)
 
 
 def is_run(path: Path) -> bool:
@@ -165,10 +168,12 @@ def finish(draft: Path, final: Path) -> None:
     for folder in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
         sync(folder)
     if final.exists():
+        (final / MARKER).unlink(missing_ok=True)  # from here on it is no checkpoint, however far this comes
         shutil.rmtree(final)
     draft.rename(final)
+    for folder in (final.parent, final.parent.parent):
+        sync(folder)
     write_json(final / MARKER, {"sha256": sums})
-    sync(final.parent)
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -200,6 +205,12 @@ def put_aside(checkpoint: Path) -> None:
     aside = checkpoint.with_name(f".damaged-{checkpoint.name}")
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
+
+
+def discard(checkpoint: Path) -> None:
+    """Throw a checkpoint away; interrupted, `clear_drafts` does the rest."""
+    (checkpoint / MARKER).unlink(missing_ok=True)  # from here on it is none
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def clear_drafts(run: Path) -> None:

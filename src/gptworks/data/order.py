@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from gptworks.data.dataset import Split
+from gptworks.data.line import Place, ShuffledStream, Stream
 from gptworks.errors import ConfigError, DataError
 
 
@@ -33,6 +34,10 @@ class Order(Protocol):
 
     def read(self, row: int) -> np.ndarray:
         """(T + 1,) token ids of a row: inputs, and the same shifted by one as targets."""
+        ...
+
+    def documents(self, row: int) -> list[Place]:
+        """The documents that a row is made of."""
         ...
 
 
@@ -65,63 +70,6 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-class Stream:
-    """A split's tokens as one long line, shards after one another, as they were prepared."""
-
-    def __init__(self, split: Split) -> None:
-        self.shards = split.shards
-        self.starts = np.cumsum([0, *(len(shard.tokens) for shard in split.shards)])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start,) token ids."""
-        pieces = []
-        while start < stop:
-            shard = int(np.searchsorted(self.starts, start, side="right")) - 1
-            offset = start - int(self.starts[shard])
-            pieces.append(self.shards[shard].tokens[offset : offset + stop - start])
-            start += len(pieces[-1])
-        return np.concatenate(pieces)
-
-
-class ShuffledStream(Stream):
-    """The same tokens with the shards, and the documents within each, in an epoch's random order."""
-
-    def __init__(self, split: Split, seed: int, epoch: int) -> None:
-        self.order = np.random.default_rng([seed, epoch]).permutation(len(split.shards))
-        self.shards = [split.shards[i] for i in self.order]
-        self.starts = np.cumsum([0, *(len(shard.tokens) for shard in self.shards)])
-        self.seed, self.epoch = seed, epoch
-        self.tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        pieces = []
-        while start < stop:
-            place = int(np.searchsorted(self.starts, start, side="right")) - 1
-            begins, ends = self._table(place)
-            within = start - int(self.starts[place])
-            document = int(np.searchsorted(ends, within, side="right"))
-            into = within - (int(ends[document - 1]) if document else 0)
-            length = min(int(ends[document]) - within, stop - start)
-            offset = int(begins[document]) + into
-            pieces.append(self.shards[place].tokens[offset : offset + length])
-            start += length
-        return np.concatenate(pieces)
-
-    def _table(self, place: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where each document of a shard begins on disk, and where it ends in this order."""
-        if place not in self.tables:
-            stops = self.shards[place].ends.astype(np.int64)
-            begins = np.concatenate([[0], stops[:-1]])
-            order = np.random.default_rng([self.seed, self.epoch, int(self.order[place])]).permutation(
-                len(stops)
-            )
-            self.tables[place] = begins[order], np.cumsum((stops - begins)[order])
-        return self.tables[place]
-
-
 @dataclass(frozen=True)
 class Shuffled:
     """Documents in random order, packed end to end, cut into windows, which are shuffled too. Fresh every epoch."""
@@ -147,9 +95,16 @@ class Shuffled:
         return _endless(step, self.batch, self.per_epoch, self.seed)
 
     def read(self, row: int) -> np.ndarray:
+        stream, start = self._find(row)
+        return stream.read(start, start + self.context + 1)
+
+    def documents(self, row: int) -> list[Place]:
+        stream, start = self._find(row)
+        return stream.documents(start, start + self.context + 1)
+
+    def _find(self, row: int) -> tuple[Stream, int]:
         epoch, window = divmod(row, self.per_epoch)
-        start = window * self.context
-        return _shuffled_stream(self.split, self.seed, epoch).read(start, start + self.context + 1)
+        return _shuffled_stream(self.split, self.seed, epoch), window * self.context
 
 
 @lru_cache(maxsize=2)  # a step may reach into the next epoch
@@ -186,8 +141,15 @@ class Strided:
         return _endless(step, self.batch, self.per_epoch, self.seed)
 
     def read(self, row: int) -> np.ndarray:
-        start = min(row % self.per_epoch * self.stride, self.split.n_tokens - 1 - self.context)
+        start = self._start(row)
         return Stream(self.split).read(start, start + self.context + 1)
+
+    def documents(self, row: int) -> list[Place]:
+        start = self._start(row)
+        return Stream(self.split).documents(start, start + self.context + 1)
+
+    def _start(self, row: int) -> int:
+        return min(row % self.per_epoch * self.stride, self.split.n_tokens - 1 - self.context)
 
 
 @dataclass(frozen=True)
@@ -213,6 +175,9 @@ class Random:
 
     def read(self, row: int) -> np.ndarray:
         return Stream(self.split).read(int(row), int(row) + self.context + 1)
+
+    def documents(self, row: int) -> list[Place]:
+        return Stream(self.split).documents(int(row), int(row) + self.context + 1)
 
 
 class Documents:
@@ -245,6 +210,9 @@ class Documents:
     def read(self, row: int) -> np.ndarray:
         start = int(self.begins[row])
         return self.stream.read(start, start + int(self.lengths[row]))
+
+    def documents(self, row: int) -> list[Place]:
+        return self.stream.documents(int(self.begins[row]), int(self.begins[row]) + 1)
 
 
 def fixed_windows(split: Split, context: int, tokens: int) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ It is written beside and renamed, so it is there whole or not at all.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def write(path: Path, rows: np.ndarray, tokens: list[np.ndarray], invalid: tuple
     """Write a part whole or not at all."""
     remarks = json.dumps(invalid).encode()
     n_tokens = sum(map(len, tokens))
-    beside = path.with_suffix(".partial")
+    # by process: a worker whose parent was killed may still be at it when the next one begins
+    beside = path.with_suffix(f".{os.getpid()}.partial")
     try:
         with beside.open("wb") as file:
             file.write(np.array([MAGIC, len(rows), n_tokens, len(remarks)], "<u8").data)
@@ -50,6 +52,8 @@ def write(path: Path, rows: np.ndarray, tokens: list[np.ndarray], invalid: tuple
             for ids in tokens:
                 file.write(np.ascontiguousarray(ids).data)
             file.write(remarks)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut may leave it of full length and without its content
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ workers.
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -87,11 +86,11 @@ class _Work:
         self._enter(inputs)
         with runs.locked(self.parts):  # before anything may be thrown away: it may be another's work
             try:
+                self._clear()
                 _write_json(self.parts / JOURNAL, inputs | {"on_error": self.options.on_error})
                 yield
             except OSError as error:
-                for path in self.parts.glob("*.partial"):  # of workers that were stopped while they wrote
-                    path.unlink()
+                self._clear()  # workers were stopped while they wrote
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise ResourceError(self._no_space()) from None
                 raise DataError(f"{error.filename or self.out}: {error.strerror or error}") from None
@@ -101,6 +100,12 @@ class _Work:
                 raise
         shutil.rmtree(self.parts, ignore_errors=True)
 
+    def _clear(self) -> None:
+        """Remove what was half written."""
+        for folder in (self.out, self.parts):
+            for path in folder.glob("*.partial"):
+                path.unlink(missing_ok=True)
+
     def _enter(self, inputs: dict[str, Any]) -> None:
         """Refuse a folder that holds anything else."""
         if not self.out.exists():
@@ -109,7 +114,13 @@ class _Work:
             raise DataError(f"{self.out} is not empty and no Dataset: choose another --out")
         if not self._any_parts():
             return
-        begun = json.loads((self.parts / JOURNAL).read_text(encoding="utf-8"))
+        try:
+            begun = json.loads((self.parts / JOURNAL).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.parts / JOURNAL} cannot be read ({error}), so what {self.out} was begun from is not known: "
+                f"delete {self.out} to begin anew"
+            ) from None
         changed = checks.differences(begun, inputs)
         if begun["on_error"] == "skip" and self.options.on_error == "stop":
             changed.append("prepare.on_error")
@@ -123,6 +134,8 @@ class _Work:
         return any(self.parts.glob("*.part"))
 
     def _discard(self) -> None:
+        for path in self.parts.glob("*.part"):  # before their journal, without which they mean nothing
+            path.unlink()
         shutil.rmtree(self.parts, ignore_errors=True)
         for path in (*self.out.glob("train-*"), *self.out.glob("val-*")):
             path.unlink()
@@ -154,6 +167,7 @@ class _Work:
         }
         tokenizer = self.encoder.tokenizer
         tokenizer.save(self.out)
+        runs.sync(self.out)  # all that the manifest promises is on the disk before it
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -263,9 +277,4 @@ def _folder_bytes(folder: Path) -> int:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     """Write beside, flush to the disk, rename."""
-    beside = path.with_name(f"{path.name}.partial")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    runs.write_text(path, json.dumps(content, indent=1, ensure_ascii=False))

@@ -81,7 +81,8 @@ def _chain(header: np.ndarray, parts: Iterable[np.ndarray]) -> Iterable[np.ndarr
 def write_whole(path: Path, parts: Iterable[np.ndarray]) -> str:
     """Write beside, flush to the disk, rename; returns the SHA-256 of what was written."""
     digest = hashlib.sha256()
-    beside = path.with_name(f"{path.name}.partial")
+    # by process: a worker whose parent was killed may still be at it when the next one begins
+    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with beside.open("wb") as file:
             for part in parts:

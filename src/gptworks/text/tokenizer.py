@@ -145,10 +145,11 @@ class Tokenizer:
         # for a GPT2Tokenizer, transformers 5 would put its own split pattern in place of ours
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "tokenizer.json", self.vocabulary.tokenizer_json())
-        _write_json(folder / CONFIG, config | self._names())
+        whole = self.vocabulary.tokenizer_json()
+        _write(folder / "tokenizer.json", json.dumps(whole, ensure_ascii=False))
+        _write(folder / CONFIG, json.dumps(config | self._names(), ensure_ascii=False))
         if self.chat_template is not None:
-            (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+            _write(folder / "chat_template.jinja", self.chat_template)
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocab_size:,} ids, {self.fingerprint[:12]})"
@@ -223,10 +224,15 @@ def _usual_names(vocabulary: Vocabulary) -> dict[str, str | None]:
     return {key: next((n for n in names if n in vocabulary.specials), None) for key, names in usual.items()}
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+def _write(path: Path, text: str) -> None:
+    """Write beside, flush to the disk, rename. What a kill leaves beside is written over by the next attempt."""
+    beside = path.with_name(f".{path.name}.draft")
     try:
-        beside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         beside.replace(path)
-    finally:
+    except BaseException:
         beside.unlink(missing_ok=True)
+        raise

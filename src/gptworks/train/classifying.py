@@ -21,6 +21,7 @@ from gptworks.recipe import ClassifyOptions, Recipe
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train import finetuning, fit, precision
 from gptworks.train.evaluators import LabelLoss
+from gptworks.train.guard import Limits
 from gptworks.train.tasks import Classification, Labelled
 from gptworks.train.trainer import Plan
 from gptworks.world import World
@@ -91,7 +92,7 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
     needs = memory_needs(recipe, config, examples.labels, encoded["train"], numbers)
     share = -(-options.batch // world.size)
     micro_batch, memory = fit.finetuning(needs, share, world)  # before anything large is made
-    plan = Plan(steps, micro_batch, recipe.train.seed, numbers)
+    plan = Plan(steps, micro_batch, recipe.train.seed, numbers, Limits.of(recipe.train))
     evaluate = LabelLoss(encoded["val"], numbers) if encoded["val"].rows else None
     model, adapted = starting_model(recipe, folder, examples.labels)
     return Classifying(model, task, plan, evaluate, tokenizer, adapted, examples, encoded, truncated, memory)

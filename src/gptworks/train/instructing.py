@@ -24,6 +24,7 @@ from gptworks.text import templates
 from gptworks.text.templates import Chat
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train import finetuning, fit, precision
+from gptworks.train.guard import Limits
 from gptworks.train.parallel import unwrap
 from gptworks.train.precision import Precision
 from gptworks.train.tasks import Passes, token_loss
@@ -153,7 +154,7 @@ def settle(
     needs = memory_needs(recipe, config, tokenizer, added, task, numbers)
     share = -(-options.batch // world.size)
     size, memory = fit.finetuning(needs, share, world)  # before anything large is made
-    plan = Plan(steps, size, recipe.train.seed, numbers)
+    plan = Plan(steps, size, recipe.train.seed, numbers, Limits.of(recipe.train))
     alone = World(0, 1, world.device)  # the test is one process's work, after training
     losses = {
         split: AnswerLoss(

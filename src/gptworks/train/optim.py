@@ -147,13 +147,20 @@ def total_norm(model: nn.Module) -> Tensor:
 
 
 def update(
-    optimizers: list[torch.optim.Optimizer], norm: Tensor, clip: float, scale: Tensor | None
+    optimizers: list[torch.optim.Optimizer],
+    norm: Tensor,
+    clip: float,
+    scale: Tensor | None,
+    refused: Tensor | None = None,
 ) -> Tensor:
     """One update with the gradients scaled back and clipped; a step whose gradient is not finite changes nothing.
 
-    `norm` is of the gradients as they are, times `scale` if there is one. Returns 1.0 if the step was skipped.
+    `norm` is of the gradients as they are, times `scale` if there is one. A step that is `refused` for other reasons
+    changes nothing either. Returns 1.0 if the step was skipped.
     """
     found_inf = (~torch.isfinite(norm)).float()
+    if refused is not None:
+        found_inf = torch.maximum(found_inf, refused.float())
     divide_by = torch.ones_like(norm) if scale is None else scale.clone()
     if clip:
         divide_by = divide_by * torch.clamp(torch.nan_to_num(norm / divide_by, 0.0, 0.0) / clip, min=1.0)

@@ -20,6 +20,7 @@ from gptworks.recipe import Recipe, TrainOptions
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train import fit, precision
 from gptworks.train.evaluators import ValidationLoss
+from gptworks.train.guard import Limits
 from gptworks.train.tasks import LanguageModelling
 from gptworks.train.trainer import Plan
 from gptworks.world import World
@@ -72,7 +73,7 @@ def settle(recipe: Recipe, dataset: Dataset, world: World, *, resumed: Path | No
             f"train.skip_first={recipe.train.skip_first} leaves nothing to learn of rows of {config.context} tokens"
         )
     micro_batch = fit.micro_batch(recipe, config, rows, numbers, world)  # before anything large is made
-    plan = Plan(steps, micro_batch, recipe.train.seed, numbers)
+    plan = Plan(steps, micro_batch, recipe.train.seed, numbers, Limits.of(recipe.train))
     val = dataset.split("val")
     longest = min(config.context, val.n_tokens - 1) if val else 0
     windows = (

@@ -29,7 +29,14 @@ INSTRUCTING_IGNORES = BEFORE_AND_AFTER | {"model", "sample", "classify"}
 
 FREE_TABLES = {"out", "data", "eval", "save", "sample", "log"}
 FREE = {"train.max_steps", "train.epochs", "train.max_hours", "train.micro_batch", "train.compile"}
-FREE |= {"train.parallel", "train.checkpoint_activations", "classify.tries", "classify.keep_by"}
+FREE |= {
+    "train.patience",
+    "train.rollbacks",
+    "train.parallel",
+    "train.checkpoint_activations",
+    "classify.tries",
+    "classify.keep_by",
+}
 """What may be changed when a run goes on. Anything else would make its past and its future two different runs."""
 
 

@@ -42,7 +42,7 @@ class Progress:
     kept: bool
     """Not to be thrown away by the keep-last policy."""
     non_finite: int
-    """Steps in a row that were skipped up to here."""
+    """Steps in a row that were not learned from up to here."""
 
 
 def size_on_disk(trainer: Trainer, adapted: Adapted | None = None) -> int:
@@ -76,7 +76,8 @@ def save(
             0o644
         )  # safetensors writes 0600; clusters share folders
         state: dict[str, Any] = vars(progress) | {
-            "optimizers": [type(o).__name__ for o in trainer.optimizers]
+            "optimizers": [type(o).__name__ for o in trainer.optimizers],
+            "watch": trainer.watch.state(),
         }
         if trainer.loss_scale is not None:
             state["loss_scale"] = [trainer.loss_scale.scale.item(), trainer.loss_scale.good_steps.item()]
@@ -125,12 +126,15 @@ def load(folder: Path, trainer: Trainer) -> Progress:
         scale, good = state["loss_scale"]
         trainer.loss_scale.scale.fill_(scale)
         trainer.loss_scale.good_steps.fill_(good)
+    trainer.watch.restore(state.get("watch"))
     trainer.step = progress.step
     return progress
 
 
 def _load_optimizers(trainer: Trainer, tensors: dict[str, torch.Tensor]) -> None:
     named = {name.removeprefix("module."): param for name, param in trainer.model.named_parameters()}
+    for optimizer in trainer.optimizers:  # a run that goes back has some
+        optimizer.state.clear()
     for key, value in tensors.items():
         name, _, slot = key.rpartition(".")
         if name not in named:
@@ -150,5 +154,4 @@ def prune(run: Path, keep: int, keep_every: int) -> None:
     for old in have[:-keep]:
         if old.kept or old.path == best or (keep_every and old.step % keep_every == 0):
             continue
-        (old.path / runs.MARKER).unlink(missing_ok=True)  # from here on it is no checkpoint
-        shutil.rmtree(old.path, ignore_errors=True)
+        runs.discard(old.path)

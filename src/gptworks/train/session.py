@@ -21,7 +21,8 @@ from gptworks.recipe import EvalOptions, LogOptions, SampleOptions, SaveOptions
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train import saving
 from gptworks.train.evaluators import Evaluator
-from gptworks.train.guard import NonFinite, Stop
+from gptworks.train.faults import Faults
+from gptworks.train.guard import Stop
 from gptworks.train.metrics import Log
 from gptworks.train.trainer import StepReport, Trainer
 from gptworks.world import peak_memory
@@ -73,7 +74,7 @@ class Session:
         """Train to the end, or until stopped; returns what stopped it early, or None.
 
         Raises:
-            DivergedError: the loss stayed non-finite.
+            DivergedError: losses stay unfit to learn from, going back notwithstanding.
             ResourceError: the disk is full.
         """
         start = self._begin(resume_from)
@@ -87,6 +88,9 @@ class Session:
                 self._since = time.monotonic()
                 if self._stopped is None:
                     self.trainer.fit(self._after)
+                while self._lost:
+                    self._go_back(self._lost)
+                    self.trainer.fit(self._after)
             if self._saved_at != self.trainer.step:
                 self._save(kept=False)
         finally:
@@ -99,25 +103,33 @@ class Session:
         self._stopped: str | None = None
         self._saved_at: int | None = None
         self._val_loss: tuple[int, float] | None = None
-        self._non_finite = NonFinite()
+        self._lost = 0
+        self._faults = Faults(self.run, self.trainer, self.duties.tokenizer, self.display.note)
         progress = saving.Progress(0, 0.0, 0, 0.0, None, None, False, 0)
         if resume_from is not None:
             progress = saving.load(resume_from, self.trainer)
             self._saved_at = progress.step
-        self._tokens, self._seconds_before, self._best = (
-            progress.tokens,
-            progress.seconds,
-            progress.best_val_loss,
-        )
-        self._non_finite.in_a_row = progress.non_finite
-        self._log = None
+        self._seconds_before, self._log = progress.seconds, None
+        self._faults.begin(None if resume_from is None else progress.step, progress.non_finite)
+        self._take_up(progress, since=-1 if resume_from is None else progress.step)
+        return progress
+
+    def _take_up(self, progress: saving.Progress, *, since: int) -> None:
+        """Count on from a checkpoint, the rows after step `since` forgotten: at -1 even the start's, measured again."""
+        self._tokens, self._best = progress.tokens, progress.best_val_loss
         if self.trainer.world.main:
-            since = (
-                -1 if resume_from is None else progress.step
-            )  # what was measured at its start is measured again
+            if self._log is not None:
+                self._log.close()
             runs.cut_rows(self.run / "samples.jsonl", since)
             self._log = Log(self.run, self.duties.log, from_step=since)
-        return progress
+
+    def _go_back(self, step: int) -> None:
+        """Undo a stretch of steps that cannot be learned from."""
+        progress = saving.load(self._faults.go_back(step), self.trainer)
+        self._lost, self._val_loss, self._saved_at = 0, None, progress.step
+        self._pending.clear()
+        self._take_up(progress, since=progress.step)
+        self._since, self._paused = time.monotonic(), 0.0
 
     def _after(self, report: StepReport) -> bool:
         """Everything due after a step; True to stop."""
@@ -133,6 +145,8 @@ class Session:
         look = last or evaluate or score or save or _due(step, duties.log.every)
         if look or self.trainer.world.device.type == "cpu":
             self._flush()
+        if self._lost:
+            return True
         if look or alone:
             self._stopped = self._stop_reason()
             if self._stopped:
@@ -190,7 +204,9 @@ class Session:
             if self._log is not None:
                 self._log.write(row)
                 self.display.step(row)
-            self._non_finite.see(report.step, skipped=skipped)
+            if self._faults.see(report):
+                self._lost = report.step
+                break  # what came after is undone with it
         if self._log is not None:
             self._log.flush()
         self._pending.clear()
@@ -253,7 +269,7 @@ class Session:
                     best_val_loss=self._best,
                     val_loss=self._val_loss[1] if self._val_loss and self._val_loss[0] == step else None,
                     kept=kept,
-                    non_finite=self._non_finite.in_a_row,
+                    non_finite=self._faults.in_a_row,
                 ),
                 self.duties.adapted,
             )

@@ -33,6 +33,9 @@ class LanguageModelling:
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return token_loss(model, batch)
 
+    def where(self, row: int) -> list[str]:
+        return [f"{shard.path.name}:{document}" for shard, document in self.order.documents(row)]
+
 
 def language_batch(ids: Tensor, skip_first: int = 0) -> Batch:
     """(B, T + 1) ids -> inputs and the targets that follow them, the first `skip_first` not learned."""
@@ -95,6 +98,9 @@ class Passes:
         mixed = np.random.default_rng(derive_seed(self.seed, epoch)).permutation(len(self.lengths))
         rows = mixed[index * self.size : (index + 1) * self.size]
         return rows[np.argsort(self.lengths[rows], kind="stable")]
+
+    def where(self, row: int) -> list[str]:
+        return [f"training example {row + 1}"]
 
 
 class Classification(Passes):

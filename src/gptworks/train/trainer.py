@@ -6,7 +6,7 @@ whole step, so the update does not depend on how the step was cut into micro-bat
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gptworks.data.loader import read_ahead
 from gptworks.data.order import derive_seed
 from gptworks.recipe import OptimOptions
+from gptworks.train.guard import LEARNED, SPIKE, Limits, Skip, Watch, place_in_data
 from gptworks.train.optim import lr_factor, make_optimizers, set_rates, total_norm, update
 from gptworks.train.parallel import accumulate
 from gptworks.train.precision import LossScale, Precision
@@ -42,6 +43,10 @@ class Task(Protocol):
         """Loss summed, not averaged, over the targets that are learned."""
         ...
 
+    def where(self, row: int) -> list[str]:
+        """The documents, or the example, of a row, for a person to find."""
+        ...
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -52,6 +57,7 @@ class Plan:
     """Rows of one forward and backward."""
     seed: int
     precision: Precision
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,9 @@ class StepReport:
     grad_norm: Tensor
     """Before clipping."""
     skipped: Tensor
-    """1 if the gradient was not finite and nothing was changed."""
+    """1 if nothing was changed."""
+    fault: Tensor
+    """Why: one of guard.py's numbers."""
     lr: float
     tokens: Tensor
     """Tokens read, over all devices."""
@@ -80,6 +88,8 @@ class Trainer:
         self.model, self.task, self.plan, self.options, self.world = model, task, plan, options, world
         self.optimizers = make_optimizers(model, options, world.device, plan.precision.dtype)
         self.loss_scale = LossScale(world.device) if plan.precision.name == "fp16" else None
+        self.watch = Watch(plan.limits, world.device)
+        self.skips: tuple[Skip, ...] = ()
         self.step = 0
 
     def fit(self, after: Callable[[StepReport], bool]) -> None:
@@ -110,31 +120,29 @@ class Trainer:
 
         factor = lr_factor(self.step, self.plan.max_steps, self.options)
         set_rates(self.optimizers, self.options, factor)
-        norm = total_norm(self.model)
-        skipped = update(
-            self.optimizers,
-            norm,
-            self.options.clip,
-            None if self.loss_scale is None else self.loss_scale.scale,
-        )
+        norm, loss = total_norm(self.model), self.world.sum(loss)
+        used = None if self.loss_scale is None else self.loss_scale.scale
+        fault = self.watch.judge(loss, norm if used is None else norm / used, used)
+        skipped = update(self.optimizers, norm, self.options.clip, used, fault != LEARNED)
         if self.loss_scale is not None:
             norm = norm / self.loss_scale.scale
-            self.loss_scale.update(skipped)
+            self.loss_scale.update((fault != LEARNED) & (fault != SPIKE))
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         return StepReport(
             step=self.step + 1,
-            loss=self.world.sum(loss),
+            loss=loss,
             targets=targets,
             grad_norm=norm,
             skipped=skipped,
+            fault=fault,
             lr=self.options.lr * factor,
             tokens=tokens,
         )
 
     def micro_batches(self, step: int) -> list[Batch]:
         """This process's share of the rows of `step`, cut into micro-batches."""
-        rows = self.task.rows(step)
+        rows = self.task.rows(place_in_data(step, self.skips))
         mine = rows[self.world.rank :: self.world.size].tolist()
         if not mine:  # fewer rows than processes: take part with one that is not learned
             batch = self.task.batch(rows[:1].tolist())

@@ -1,0 +1,87 @@
+"""Run folders: what is on the disk, in which order."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gptworks import runs
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What went to the disk, in order: ("sync", path) and ("rename", target)."""
+    done = []
+    fsync, rename, replace = os.fsync, os.rename, os.replace
+
+    def synced(handle):
+        done.append(("sync", Path(f"/proc/self/fd/{handle}").readlink()))
+        fsync(handle)
+
+    def renamed(source, target):
+        done.append(("rename", Path(target)))
+        rename(source, target)
+
+    def replaced(source, target):
+        done.append(("rename", Path(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "replace", replaced)
+    return done
+
+
+def draft(run):
+    folder = run / "checkpoints" / ".draft-step-000007"
+    (folder / "trainer").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "trainer" / "state.json").write_text("{}")
+    return folder
+
+
+def test_a_checkpoint_is_on_the_disk_before_its_name_and_its_name_before_its_marker(tmp_path, log):
+    folder = draft(tmp_path)
+    final = tmp_path / "checkpoints" / "step-000007"
+    runs.finish(folder, final)
+    files = [folder / "model.safetensors", folder / "trainer" / "state.json"]
+    renamed = log.index(("rename", final))
+    marked = log.index(("rename", final / runs.MARKER))
+    assert renamed < marked
+    for path in (*files, folder, folder / "trainer"):
+        assert log.index(("sync", path)) < renamed
+    for path in (tmp_path / "checkpoints", tmp_path):
+        assert renamed < log.index(("sync", path)) < marked
+    assert renamed < log.index(("sync", final / "trainer" / ".complete.json.draft")) < marked
+    assert log[-1] == ("sync", final / "trainer")
+    assert runs.damage(final) is None
+
+
+def test_a_dataset_is_on_the_disk_before_its_manifest(tmp_path, log, byte_tokenizer):
+    from gptworks.data.prepare import prepare
+    from gptworks.recipe import PrepareOptions
+
+    (tmp_path / "a.txt").write_text("the cat sat")
+    out = tmp_path / "set"
+    prepare(PrepareOptions(sources=(str(tmp_path / "a.txt"),), val_fraction=0), byte_tokenizer, out)
+    marked = log.index(("rename", out / "manifest.json"))
+    for name in ("train-00000.bin", "train-00000.idx", "tokenizer.json", "tokenizer_config.json"):
+        named = log.index(("rename", out / name))
+        written = [place for place, (what, path) in enumerate(log) if what == "sync" and name in path.name]
+        assert min(written) < named
+        assert any(log[place] == ("sync", out) for place in range(named, marked))
+    assert ("sync", out) in log[marked:]
+    part = next(place for place, (what, path) in enumerate(log) if path.suffix == ".part")
+    assert log[part - 1][0] == "sync"
+
+
+def test_a_checkpoint_in_the_place_of_another_is_never_half_of_each(tmp_path, monkeypatch):
+    final = tmp_path / "checkpoints" / "step-000007"
+    runs.finish(draft(tmp_path), final)
+    seen = []
+    monkeypatch.setattr(
+        runs.shutil, "rmtree", lambda folder: seen.append((folder / runs.MARKER).exists()) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        runs.finish(draft(tmp_path), final)
+    assert seen == [False]

@@ -1,0 +1,142 @@
+"""Signals, spikes and places in the data, each by itself."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from gptworks.train import guard
+from gptworks.train.guard import (
+    LEARNED,
+    NOT_FINITE,
+    OVERFLOW,
+    SPIKE,
+    Limits,
+    Skip,
+    Stop,
+    Watch,
+    place_in_data,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_asks_and_what_was_there_before_comes_back(name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with Stop() as stop:
+        assert stop.reason is None
+        os.kill(os.getpid(), number)
+        assert stop.reason == name
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.reason is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+TWICE = """
+import os, sys, time
+import gptworks.train.guard as guard
+with guard.Stop() as stop:
+    for word in sys.argv[1:]:
+        if word.isdigit():
+            os.kill(os.getpid(), int(word))
+        else:
+            guard.ECHO_SECONDS = 0.0
+    print(stop.reason)
+sys.exit(75)
+"""
+INT, TERM, USR1 = (str(int(number)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "reason"),
+    [
+        ((TERM,), 75, "SIGTERM"),
+        ((TERM, TERM), 128 + signal.SIGTERM, ""),
+        ((INT, INT), 128 + signal.SIGINT, ""),
+        ((INT, TERM), 75, "SIGINT"),  # torchrun hands a Ctrl-C on
+        (("later", INT, TERM), 128 + signal.SIGTERM, ""),
+        ((USR1, USR1, TERM), 75, "SIGUSR1"),  # a scheduler's warnings, and its limit
+        ((USR1, TERM, TERM), 128 + signal.SIGTERM, ""),
+    ],
+)
+def test_the_second_ask_is_at_once(words, status, reason):
+    done = subprocess.run([sys.executable, "-c", TWICE, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (status, reason), done.stderr
+
+
+def test_before_there_is_anything_to_save_a_signal_ends_the_process_with_its_status():
+    with pytest.raises(SystemExit) as left, guard.leaving_at_once(75):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert left.value.code == 75
+
+
+def judged(watch, loss, norm, scale=None):
+    scale = None if scale is None else torch.tensor(scale)
+    return int(watch.judge(torch.tensor(loss), torch.tensor(norm), scale))
+
+
+def test_what_is_not_finite_is_no_step_to_learn_from():
+    watch = Watch(Limits(), CPU)
+    nan, inf = float("nan"), float("inf")
+    assert judged(watch, 3.0, 1.0) == LEARNED
+    assert [judged(watch, *pair) for pair in ((nan, nan), (3.0, inf), (inf, 1.0))] == [NOT_FINITE] * 3
+
+
+def test_a_gradient_too_large_for_fp16_is_no_fault_while_the_scale_can_go_down():
+    watch = Watch(Limits(), CPU)
+    inf = float("inf")
+    assert judged(watch, 3.0, inf, 65536.0) == OVERFLOW
+    assert judged(watch, 3.0, inf, 1.0) == NOT_FINITE
+    assert judged(watch, inf, inf, 65536.0) == NOT_FINITE
+
+
+def test_spikes_are_found_by_the_standard_deviations_that_numpy_gives():
+    watch, limit, size = Watch(Limits(spike=3.0, spike_window=20), CPU), 3.0, 20
+    chance = np.random.default_rng(0)
+    made, found, wanted = [], [], []
+    for _ in range(200):
+        pair = chance.normal([3.0, 1.0], [0.1, 0.2]) + (chance.random(2) < 0.03) * chance.uniform(0, 2, 2)
+        pair = pair.astype(np.float32)
+        window = np.array(made[-size:], np.float64)
+        high = len(made) >= size and bool((pair - window.mean(0) > limit * window.std(0, ddof=1)).any())
+        made += [] if high else [pair]
+        wanted.append(SPIKE if high else LEARNED)
+        found.append(judged(watch, *map(float, pair)))
+    assert found == wanted
+    assert 3 < wanted.count(SPIKE) < 40
+
+
+def test_a_window_comes_back_from_a_checkpoint():
+    limits = Limits(spike=3.0, spike_window=5)
+    one, other = Watch(limits, CPU), Watch(limits, CPU)
+    for number in range(8):
+        judged(one, 3.0 + 0.1 * (number % 3), 1.0)
+    import json
+
+    other.restore(json.loads(json.dumps(one.state())))
+    assert torch.equal(one.values, other.values)
+    assert judged(one, 9.0, 1.0) == judged(other, 9.0, 1.0) == SPIKE
+    other.restore(None)
+    assert judged(other, 9.0, 1.0) == LEARNED
+
+
+def test_places_in_the_data_leave_out_what_was_skipped_and_nothing_else():
+    assert [place_in_data(step, ()) for step in range(4)] == [0, 1, 2, 3]
+    once = (Skip(2, 2, 5),)
+    assert [place_in_data(step, once) for step in range(5)] == [0, 1, 5, 6, 7]
+    twice = (*once, Skip(2, 5, 6), Skip(4, 8, 10))
+    assert [place_in_data(step, twice) for step in range(6)] == [0, 1, 6, 7, 10, 11]
