@@ -99,8 +99,17 @@ class TrainOptions:
     """torch.compile. auto: on a GPU. Falls back, and says so, where it does not work."""
     checkpoint_activations: bool = False
     """Keep only what enters a block, and compute the rest again on the way back: a third slower, in far less memory."""
-    parallel: Literal["auto", "none", "ddp"] = "auto"
-    """How several processes share the work. auto: ddp under torchrun."""
+    parallel: Literal["auto", "none", "ddp", "zero1", "fsdp"] = "auto"
+    """How several processes share the work. auto: ddp under torchrun. ddp: each has everything. zero1: each keeps and
+    updates its share of the optimizer's state. fsdp: each keeps its share of weights, gradients and state (FSDP2)."""
+    reshard: bool = True
+    """With parallel=fsdp: let go of a block's gathered weights after its forward, and gather them again for backward.
+    --train.no-reshard keeps them: more memory, less traffic."""
+    gather_in: Literal["fp32", "precision"] = "fp32"
+    """With parallel=fsdp: what blocks' weights travel in. fp32: the numbers of ddp. precision: train.precision, half the
+    traffic; the weights of norms are then rounded, too. Gradients are added up in fp32 either way."""
+    wait_minutes: Positive = 10
+    """With several processes: how long one waits for another before it gives up, and with it the run."""
 
 
 @Parameter(group="optim")
