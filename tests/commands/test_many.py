@@ -273,6 +273,45 @@ def test_a_recipe_as_a_person_types_it_is_stopped_and_goes_on(dataset, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the script is for bash")
+def test_slurm_s_time_limit_saves_and_queues_again(dataset, tmp_path, repository):
+    """Without Slurm: `srun` runs its command here, `scontrol` says that it was asked."""
+    tools = {
+        "srun": '#!/bin/bash\nwhile [[ $1 == -* ]]; do shift; done\nexec "$@"\n',
+        "scontrol": f'#!/bin/bash\n[[ $1 == show ]] && echo localhost || touch "{tmp_path}/requeued-$2"\n',
+    }
+    for name, text in tools.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "here", "SLURM_JOB_NUM_NODES": "1"}
+    env = ONE_THREAD | slurm | {"PATH": path, "SLURM_GPUS_ON_NODE": "2"}
+    run, script = tmp_path / "run", str(repository / "scripts" / "pretrain.slurm")
+    line = words(dataset, run, "--train.parallel zero1")[1:]
+
+    def submit(*more):
+        return subprocess.Popen(
+            ["bash", script, *line, *more], env=env, stdout=-1, stderr=-1, text=True, start_new_session=True
+        )
+
+    process = submit("--train.max-steps", "100000")
+    try:
+        wait_for_step(run, 5, process)
+        process.send_signal(signal.SIGUSR1)
+        said, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert "saving, then queueing again" in said, errors[-2000:]
+    assert (tmp_path / "requeued-77").exists()
+    stopped = runs.checkpoints(run)[-1].step
+    assert "stopped by" in errors
+    process = submit("--train.max-steps", str(stopped + 3))
+    said, errors = process.communicate(timeout=150)
+    assert process.returncode == 0, errors[-2000:]
+    assert runs.checkpoints(run)[-1].step == stopped + 3
+
+
+@pytest.mark.slow
 def test_scores_in_training_are_shared_and_exact(dataset, tmp_path):
     from tests.evaluate.conftest import HELLASWAG
 
@@ -313,7 +352,8 @@ def test_answers_are_taught_by_several_as_by_one(byte_tokenizer, tmp_path, kind,
     base = tiny_base(byte_tokenizer, tmp_path / "base")
     rows = [{"instruction": f"Say {n}", "input": "", "output": f"{n}!"} for n in range(90)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    template = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    turn = "{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    template = "{% for m in messages %}" + turn + "{% endfor %}"
     (tmp_path / "t.jinja").write_text(template)
     line = f"finetune instruct --model {base} --data {tmp_path / 'rows.json'} {FINETUNE} --responses 2 {more}"
     compare_taught(f"{line} --template {tmp_path / 't.jinja'}", kind, tmp_path, "instruct-test.json")
