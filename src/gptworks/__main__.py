@@ -1,6 +1,12 @@
 """`python -m gptworks` (and `torchrun -m gptworks`) is the command line."""
 
+import sys
+
 from gptworks.cli import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    status = main()
+    world = sys.modules.get("gptworks.world")  # which imports torch: not for --help
+    if world is not None:
+        world.leave(status)
+    raise SystemExit(status)

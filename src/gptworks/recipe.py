@@ -99,8 +99,17 @@ class TrainOptions:
     """torch.compile. auto: on a GPU. Falls back, and says so, where it does not work."""
     checkpoint_activations: bool = False
     """Keep only what enters a block, and compute the rest again on the way back: a third slower, in far less memory."""
-    parallel: Literal["auto", "none", "ddp"] = "auto"
-    """How several processes share the work. auto: ddp under torchrun."""
+    parallel: Literal["auto", "none", "ddp", "zero1", "fsdp"] = "auto"
+    """How several processes share the work. auto: ddp under torchrun. ddp: each has everything. zero1: each keeps and
+    updates its share of the optimizer's state. fsdp: each keeps its share of weights, gradients and state (FSDP2)."""
+    reshard: bool = True
+    """With parallel=fsdp: let go of a block's gathered weights after its forward, and gather them again for backward.
+    --train.no-reshard keeps them: more memory, less traffic."""
+    gather_in: Literal["fp32", "precision"] = "fp32"
+    """With parallel=fsdp: what blocks' weights travel in. fp32: the numbers of ddp. precision: train.precision, half
+    the traffic; the weights of norms are then rounded, too. Gradients are added up in fp32 either way."""
+    wait_minutes: Positive = 10
+    """With several processes: how long one waits for another before it gives up, and with it the run."""
     patience: PositiveInt = 5
     """A step whose loss or gradient is not finite changes nothing. After so many in a row, the run goes back to the
     last checkpoint before them and leaves out the data from there to here."""
@@ -356,6 +365,15 @@ class PrepareOptions:
     """Tokens per shard file, at most."""
     workers: NonNegativeInt = 0
     """Processes; 0: one per core. The result does not depend on it."""
+    engine: Literal["local", "datatrove", "ray", "slurm"] = "local"
+    """What shares out the work; the result does not depend on it. local: our own processes. The others are datatrove's
+    executors (pip install 'gptworks[cluster]'): processes of this machine, a Ray cluster (RAY_ADDRESS), Slurm jobs."""
+    engine_tasks: PositiveInt | None = None
+    """With another engine: parts that the work is cut into. Default: four for each worker."""
+    partition: str | None = None
+    """With engine=slurm: where to submit."""
+    task_hours: Positive = 24
+    """With engine=slurm: time limit of a task."""
 
 
 @Parameter(group="bpe")

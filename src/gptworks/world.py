@@ -4,18 +4,34 @@ torchrun's environment variables are read here and nowhere else.
 """
 
 import ctypes
+import gc
+import itertools
 import os
 import platform
+import re
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from gptworks.errors import ResourceError, UserError
+
+T = TypeVar("T")
+
+WAIT_MINUTES = 10.0
+"""How long a process waits for another, where nobody says."""
+
+FOREVER = timedelta(days=365)
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,9 @@ class World:
     rank: int
     size: int
     device: torch.device
+    store: Store | None = None
+    """Where processes leave each other notes; None if there is one process."""
+    _notes: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
 
     @property
     def main(self) -> bool:
@@ -44,27 +63,93 @@ class World:
             return flag
         return bool(self.sum(torch.tensor(float(flag), device=self.device)).item())
 
-    def barrier(self) -> None:
-        """Wait until every process is here."""
-        if self.size > 1:
-            dist.barrier()
+    def least(self, number: int) -> int:
+        """The smallest of all processes' numbers, on every process."""
+        return min(self.gather(number))
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, by rank, on every process."""
+        if self.size == 1:
+            return [value]
+        values: list[T] = [value] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait_for_main(self) -> None:
+        """Wait until the main process is here, however long its work takes; it does not wait for the others.
+
+        Should it die, torchrun ends those who wait.
+        """
+        if self.store is None:
+            return
+        note = f"main-{next(self._notes)}"
+        if self.main:
+            self.store.set(note, "")
+        else:
+            self.store.wait([note], FOREVER)
 
 
 @contextmanager
-def world() -> Iterator[World]:
-    """Join the process group torchrun describes, if any; leave it on exit."""
+def world(wait_minutes: float = WAIT_MINUTES) -> Iterator[World]:
+    """Join the process group torchrun describes, if any; leave it on exit.
+
+    Raises:
+        ResourceError: another process did not come within `wait_minutes`, or left for good.
+    """
     tune_allocator()
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = default_device(int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield World(rank, size, device)
-    # Not in a finally: after an error the neighbours may be gone, and leaving the group politely would hang.
-    if size > 1:
+    if size == 1:
+        yield World(rank, size, device)
+        return
+    try:
+        store = _join(rank, size, device, timedelta(minutes=wait_minutes))
+        yield World(rank, size, device, store)
+        # Not in a finally: after an error the neighbours may be gone, and leaving the group politely would hang.
+        gc.collect()
         dist.barrier()
         dist.destroy_process_group()
+    except UserError as error:
+        raise type(error)(f"process {rank} of {size} on {socket.gethostname()}: {error}") from None
+    except RuntimeError as error:
+        if not _is_of_others(error):
+            raise
+        said = next(line for line in str(error).splitlines() if line.strip())
+        raise ResourceError(
+            f"process {rank} of {size} on {socket.gethostname()} waited for another in vain, which is dead, cut off, "
+            f"or slower than --train.wait-minutes {wait_minutes:g}; what the others said may tell why ({said[:200]}). "
+            "The same command with --resume goes on from the last checkpoint"
+        ) from None
+
+
+def _join(rank: int, size: int, device: torch.device, patience: timedelta) -> Store:
+    store, _, _ = next(iter(rendezvous("env://", rank, size, timeout=patience)))
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=patience
+    )
+    return PrefixStore("notes", store)
+
+
+def _is_of_others(error: RuntimeError) -> bool:
+    """Whether it says that another process is not there."""
+    if isinstance(error, dist.DistError):
+        return True
+    return bool(re.search(r"gloo|NCCL|Connection (closed|reset)|[Tt]imed out waiting", str(error)))
+
+
+def leave(status: int) -> None:
+    """End this process. One of several ends at once, where it is: threads of gloo may abort an orderly farewell.
+
+    (PyTorch issue 190489.)
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1" and dist.is_available():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    raise SystemExit(status)
 
 
 def default_device(index: int = 0) -> torch.device:

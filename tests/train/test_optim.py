@@ -41,7 +41,7 @@ def toy(seed=0):
 
 
 def train(model, options, steps=5, dtype=torch.float32):
-    optimizers = make_optimizers(model, options, CPU, dtype)
+    optimizers = make_optimizers(model.named_parameters(), options, CPU, dtype)
     for step in range(steps):
         sum((p**3).sum() for p in model.parameters()).backward()
         set_rates(optimizers, options, lr_factor(step, steps, options))
@@ -112,7 +112,7 @@ def test_muon_orthogonalises_query_key_and_value_apart():
 def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(kind):
     options = OptimOptions(kind=kind, lr=1e-2, schedule="constant")
     model = train(toy(), options, steps=2)
-    optimizers = make_optimizers(model, options, CPU, torch.float32)
+    optimizers = make_optimizers(model.named_parameters(), options, CPU, torch.float32)
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
         p.grad = torch.full_like(p, float("nan"))
@@ -121,7 +121,7 @@ def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(kind):
 
 
 def test_only_the_blocks_matrices_go_to_muon():
-    muon, adamw = make_optimizers(toy(), OptimOptions(kind="muon"), CPU, torch.float32)
+    muon, adamw = make_optimizers(toy().named_parameters(), OptimOptions(kind="muon"), CPU, torch.float32)
     assert sorted(tuple(p.shape) for p in muon.param_groups[0]["params"]) == [
         (24, 8),
         (24, 8),
@@ -132,7 +132,9 @@ def test_only_the_blocks_matrices_go_to_muon():
 
 
 def test_decay_all_decays_biases_too():
-    groups = make_optimizers(toy(), OptimOptions(decay="all"), CPU, torch.float32)[0].param_groups
+    groups = make_optimizers(toy().named_parameters(), OptimOptions(decay="all"), CPU, torch.float32)[
+        0
+    ].param_groups
     assert [group["weight_decay"] for group in groups] == [0.1]
 
 

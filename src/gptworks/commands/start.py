@@ -80,7 +80,7 @@ def start(recipe: Recipe, settle: Callable[[Recipe, World, Path | None], Job], *
     """
     from gptworks.world import world
 
-    with world() as w:
+    with world(recipe.train.wait_minutes) as w:
         return start_in(w, recipe, settle, resume=resume)
 
 
@@ -105,7 +105,8 @@ def start_in(
         record.check_same(job.recipe, job.material, say, job.ignores)
     if parallel.compiles(job.recipe.train, w) and (reason := parallel.why_not_compiled(w.device)):
         say(f"torch.compile does not work here ({reason}): going on without it")
-    model = parallel.prepare(job.model, job.recipe.train, w)
+    record.check_alike(job.recipe, job.material, job.model, w)
+    model = parallel.prepare(job.model, job.recipe.train, w, job.plan.precision)
     trainer = Trainer(model, job.task, job.plan, job.recipe.optim, w)
     with runs.locked(run, hold=w.main):
         point = resume_point(run, say, clear=w.main) if resume else None
@@ -125,11 +126,21 @@ def start_in(
             reason = Session(run, trainer, job.duties, display).go(point)
         if w.main and job.memory is not None and done < job.plan.max_steps:
             say(_measured(run, job.memory, held, peak_memory(w.device)))
+        _finish(run, job, trainer, reason)
+    return reason
+
+
+def _finish(run: Path, job: Job, trainer: Trainer, reason: str | None) -> None:
+    """Score, draw and report, on the main process; the others wait."""
+    from gptworks.train import parallel
+
+    w = trainer.world
+    with parallel.whole(trainer.model, keep=w.main):
         if w.main:
             job.farewell(trainer, reason)
             if reason in {None, "train.max_hours"}:  # who was asked to stop leaves at once
-                _report(run, say)
-    return reason
+                _report(run, voice(w))
+        w.wait_for_main()
 
 
 def _measured(run: Path, estimated: dict[str, int], held: int | None, peak: int | None) -> str:

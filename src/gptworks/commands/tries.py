@@ -57,7 +57,7 @@ def run_tries(recipe: Recipe, examples: Examples, settle: Settle, *, resume: boo
         raise ConfigError(f"{run} already holds a run; add --resume to go on with it, or give another --out")
     tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(recipe.base))
     lessons = Lessons(examples.path, examples.fingerprint, tokenizer.fingerprint)
-    with world() as w:
+    with world(recipe.train.wait_minutes) as w:
         say = voice(w)
         if resume:
             record.check_same(recipe, lessons, say, record.FINETUNING_IGNORES)

@@ -12,7 +12,16 @@ from gptworks.errors import ConfigError
 from gptworks.recipe import PrepareOptions
 from gptworks.text.tokenizer import Tokenizer
 
-NEUTRAL = ("workers", "on_error", "sources", "val_source")
+NEUTRAL = (
+    "workers",
+    "on_error",
+    "sources",
+    "val_source",
+    "engine",
+    "engine_tasks",
+    "partition",
+    "task_hours",
+)
 """Options that do not change a result, or are kept otherwise. What on_error=stop finished had no errors."""
 
 

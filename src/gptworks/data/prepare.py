@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gptworks import __version__, runs
-from gptworks.data import assembly, checks
+from gptworks.data import assembly, checks, engines
 from gptworks.data.dataset import FORMAT, MANIFEST, UNFINISHED, VERSION, Dataset, fingerprint
 from gptworks.data.encoding import Encoder
 from gptworks.data.intake import Intake, Progress, Report, Taken, n_workers, text_size
@@ -46,6 +46,7 @@ def prepare(
     if (out / MANIFEST).exists():
         return _finished(out, inputs)
     work = _Work(options, tokenizer, out, sources, progress or (lambda _: None))
+    engines.check(work.encoder, sources)
     with work.folder(inputs):
         work.read()
         work.write(inputs)
@@ -143,7 +144,9 @@ class _Work:
             self.out.rmdir()
 
     def read(self) -> None:
-        """Make the parts that are not there yet."""
+        """Make the parts that are not there yet. What another engine has made is only looked at here."""
+        if self.options.engine != "local":
+            engines.run(self.encoder, self.sources, self.n_workers)
         with Workers(self.encoder, self.n_workers) as workers:
             intake = Intake(self.sources, self.encoder, workers, self.progress, self.report)
             self.taken = intake.read()

@@ -40,7 +40,7 @@ def micro_batch(recipe: Recipe, config: ModelConfig, rows: int, precision: Preci
     while free is not None and limit > 1 and estimate(recipe, config, limit, precision) > SHARE * free:
         limit -= 1
     _must_fit(recipe, config, limit, precision, free)
-    return -(-rows // -(-rows // limit))  # as many cuts, of one size
+    return world.least(-(-rows // -(-rows // limit)))  # as many cuts, of one size
 
 
 def estimate(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision) -> int:
@@ -143,7 +143,8 @@ def finetuning(work: FineTuning, rows: int, world: World) -> tuple[int, dict[str
             f"{work.total(at_once) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: "
             + smaller(work, at_once, room)
         )
-    return (asked if isinstance(asked, int) else at_once), work.estimate(at_once)
+    memory = work.estimate(at_once)
+    return (asked if isinstance(asked, int) else world.least(at_once)), memory
 
 
 def smaller(work: FineTuning, rows: int, room: float) -> str:

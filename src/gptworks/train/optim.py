@@ -8,7 +8,8 @@ the two tensors that PyTorch's fused optimizers take (`grad_scale`, `found_inf`)
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +20,27 @@ NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
 
 
+class Exchange(Protocol):
+    """How matrices, of which processes have some rows each, become whole, each on one process, and are handed back."""
+
+    def collect(self, parts: Sequence[Tensor]) -> dict[int, Tensor]: ...
+
+    def hand_back(self, matrices: dict[int, Tensor], like: Sequence[Tensor]) -> list[Tensor]: ...
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal by Newton-Schulz iteration, for the matrices inside blocks.
 
     Parameters named `...c_attn.weight` are three matrices in one. `dtype` is what the iteration computes in.
+    With an `exchange`, parameters are this process's rows of matrices.
     """
 
     def __init__(
-        self, params: list[tuple[str, nn.Parameter]], options: OptimOptions, dtype: torch.dtype
+        self,
+        params: list[tuple[str, nn.Parameter]],
+        options: OptimOptions,
+        dtype: torch.dtype,
+        exchange: Exchange | None = None,
     ) -> None:
         defaults = {
             "lr": options.matrix_lr,
@@ -35,28 +49,44 @@ class Muon(torch.optim.Optimizer):
         }
         super().__init__([param for _, param in params], defaults)
         self.parts = {param: 3 if name.endswith("c_attn.weight") else 1 for name, param in params}
-        self.dtype = dtype
+        self.dtype, self.exchange = dtype, exchange
         self.grad_scale: Tensor | None = None
         self.found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override] # noqa: ARG002 - torch's signature
         group = self.param_groups[0]
-        by_shape: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
-        for param in group["params"]:
-            if param.grad is not None:
-                update = self._momentum(param, group["momentum"])
-                n = self.parts[param]
-                shape = (param.shape[0] // n, param.shape[1])
-                by_shape.setdefault(shape, []).append((param, update.view(n, *shape)))
+        params = [param for param in group["params"] if param.grad is not None]
+        updates = [self._momentum(param, group["momentum"]) for param in params]
         keep = 1.0 if self.found_inf is None else 1.0 - self.found_inf
+        rate = keep * group["lr"]
+        if self.exchange is None:
+            steps = self._orthogonal(dict(enumerate(updates)), params, rate)
+            ordered = [steps[index] for index in range(len(params))]
+        else:
+            whole = self.exchange.collect(updates)
+            ordered = self.exchange.hand_back(self._orthogonal(whole, params, rate), updates)
+        for param, step in zip(params, ordered, strict=True):
+            param.mul_(1.0 - rate * group["weight_decay"])
+            param.sub_(step)
+
+    def _orthogonal(
+        self, updates: dict[int, Tensor], params: list[nn.Parameter], rate: Tensor | float
+    ) -> dict[int, Tensor]:
+        """Steps from whole updates, by the number of their parameter; matrices of one shape go through together."""
+        by_shape: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
+        for index, update in updates.items():
+            n = self.parts[params[index]]
+            shape = (update.shape[0] // n, update.shape[1])
+            by_shape.setdefault(shape, []).append((index, update.view(n, *shape)))
+        steps = {}
         for (rows, columns), pairs in by_shape.items():
             stacked = torch.cat([update for _, update in pairs])  # (N, rows, columns)
-            rate = keep * group["lr"] * math.sqrt(max(1.0, rows / columns))
-            steps = orthogonalise(stacked, self.dtype).to(stacked.dtype) * rate
-            for (param, update), step in zip(pairs, steps.split([len(u) for _, u in pairs]), strict=True):
-                param.mul_(1.0 - keep * group["lr"] * group["weight_decay"])
-                param.sub_(step.reshape(update.shape).view(param.shape))
+            scale = rate * math.sqrt(max(1.0, rows / columns))
+            made = orthogonalise(stacked, self.dtype).to(stacked.dtype) * scale
+            for (index, _), step in zip(pairs, made.split([len(u) for _, u in pairs]), strict=True):
+                steps[index] = step.reshape(-1, columns)
+        return steps
 
     def _momentum(self, param: nn.Parameter, momentum: float) -> Tensor:
         """Nesterov's look-ahead of the running gradient; unchanged by a step that is to be skipped."""
@@ -85,10 +115,17 @@ def orthogonalise(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def make_optimizers(
-    model: nn.Module, options: OptimOptions, device: torch.device, dtype: torch.dtype
+    params: Iterable[tuple[str, nn.Parameter]],
+    options: OptimOptions,
+    device: torch.device,
+    dtype: torch.dtype,
+    exchange: Callable[[Sequence[str]], Exchange | None] = lambda _: None,
 ) -> list[torch.optim.Optimizer]:
-    """AdamW over everything trainable, or Muon for the blocks' matrices and AdamW for the rest."""
-    named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+    """AdamW over everything trainable, or Muon for the blocks' matrices and AdamW for the rest.
+
+    Where parameters are only rows of a model's, `exchange` says how the matrices of these names become whole.
+    """
+    named = [(name, param) for name, param in params if param.requires_grad]
     matrices = [(name, param) for name, param in named if options.kind == "muon" and _in_block(name, param)]
     chosen = {id(param) for _, param in matrices}
     rest = [param for _, param in named if id(param) not in chosen]
@@ -104,7 +141,9 @@ def make_optimizers(
         eps=options.eps,
         fused=device.type in {"cpu", "cuda"},
     )
-    return [Muon(matrices, options, dtype), adamw] if matrices else [adamw]
+    if not matrices:
+        return [adamw]
+    return [Muon(matrices, options, dtype, exchange([name for name, _ in matrices])), adamw]
 
 
 def _in_block(name: str, param: nn.Parameter) -> bool:

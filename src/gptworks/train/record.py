@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import socket
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 import tomli_w
 import torch
+from torch import nn
 
 from gptworks import __version__, runs
 from gptworks.errors import CheckpointError, ConfigError
@@ -33,6 +35,9 @@ FREE |= {
     "train.patience",
     "train.rollbacks",
     "train.parallel",
+    "train.reshard",
+    "train.gather_in",
+    "train.wait_minutes",
     "train.checkpoint_activations",
     "classify.tries",
     "classify.keep_by",
@@ -92,6 +97,45 @@ def write(recipe: Recipe, dataset: Material, world: World, ignores: frozenset[st
         "tokenizer_fingerprint": dataset.tokenizer_fingerprint,
     }
     runs.write_json(recipe.out / "environment.json", environment)
+
+
+def check_alike(recipe: Recipe, dataset: Material, model: nn.Module, world: World) -> None:
+    """Before the first step of several processes: all must do the same work, on the same data, in the same versions.
+
+    Raises:
+        ConfigError: naming the first process that differs from the main one, and in what.
+    """
+    if world.size == 1:
+        return
+    mine = {
+        "gptworks": __version__,
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": world.device.type,
+        "the Dataset's fingerprint": dataset.fingerprint,
+        "the tokenizer's fingerprint": dataset.tokenizer_fingerprint,
+        "the first weights' checksum": _checksum(model),
+    } | {name: now for name, _, now in differences({}, as_tables(recipe))}
+    everyone = world.gather((socket.gethostname(), mine))
+    host, wanted = everyone[0]
+    for rank, (where, theirs) in enumerate(everyone):
+        names = [name for name in wanted.keys() | theirs.keys() if wanted.get(name) != theirs.get(name)]
+        if names:
+            told = "; ".join(
+                f"{name} is {theirs.get(name)}, not {wanted.get(name)}" for name in sorted(names)[:3]
+            )
+            raise ConfigError(
+                f"process {rank} on {where} is not like process 0 on {host}: {told}. Give all machines the same "
+                "installation, recipe and files"
+            )
+
+
+def _checksum(model: nn.Module) -> int:
+    """Of all weights, bit by bit; the order they are added in does not matter."""
+    return sum(
+        (place + 1) * int(param.detach().contiguous().view(-1).view(torch.int16).sum(dtype=torch.int64))
+        for place, param in enumerate(model.parameters())
+    )
 
 
 def adopt(recipe: Recipe) -> Recipe:

@@ -1,7 +1,7 @@
 """Checkpoints of a training run: a model folder anyone can open, and trainer/ with all that resuming needs.
 
 step-001000/config.json model.safetensors tokenizer.json ...     transformers opens this as it is
-            trainer/optimizer.safetensors                        moments, by parameter name
+            trainer/optimizer.safetensors                        moments, by parameter name; or in pieces: states.py
                     state.json                                   step, epoch, seconds spent, best loss, loss scale
                     complete.json                                checksums; written last
 """
@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.api import CheckpointException
 
 from gptworks import runs
 from gptworks.errors import CheckpointError, ResourceError
 from gptworks.model import folders
 from gptworks.model.folders import Adapted
 from gptworks.text.tokenizer import Tokenizer
-from gptworks.train.parallel import unwrap
+from gptworks.train import states
+from gptworks.train.parallel import put_back, whole
 from gptworks.train.trainer import Trainer
 
 
@@ -57,46 +58,62 @@ def save(
 ) -> Path:
     """Write a checkpoint so that a kill or a power cut at any moment leaves the earlier ones, or this one, whole.
 
-    With `adapted` the model folder is the adapter alone.
+    With `adapted` the model folder is the adapter alone. Every process calls it together; the main one writes the model
+    and, where each process has all of it, the optimizers' state; else every process writes its share of that.
 
     Raises:
         ResourceError: the disk is full; nothing of earlier checkpoints is lost.
     """
     final = run / "checkpoints" / runs.step_name(progress.step)
     draft = final.with_name(f".draft-{final.name}")
-    shutil.rmtree(draft, ignore_errors=True)
+    main = trainer.world.main
     try:
-        (draft / "trainer").mkdir(parents=True)
-        folders.write(unwrap(trainer.model), draft, tokenizer, adapted)
-        states = {
-            f"{name}.{key}": value for name, state in trainer.named_states() for key, value in state.items()
-        }
-        save_file({k: v.contiguous() for k, v in states.items()}, draft / "trainer/optimizer.safetensors")
-        (draft / "trainer/optimizer.safetensors").chmod(
-            0o644
-        )  # safetensors writes 0600; clusters share folders
-        state: dict[str, Any] = vars(progress) | {
-            "optimizers": [type(o).__name__ for o in trainer.optimizers],
-            "watch": trainer.watch.state(),
-        }
-        if trainer.loss_scale is not None:
-            state["loss_scale"] = [trainer.loss_scale.scale.item(), trainer.loss_scale.good_steps.item()]
-        (draft / "trainer/state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-        runs.finish(draft, final)
-    except (OSError, SafetensorError) as error:
+        if main:
+            shutil.rmtree(draft, ignore_errors=True)
+            (draft / "trainer").mkdir(parents=True)
+        with whole(trainer.model, torch.device("cpu"), keep=main) as model:
+            if main:
+                folders.write(model, draft, tokenizer, adapted)
+                _write_state(draft / "trainer", trainer, progress)
+        if trainer.shares.everywhere:
+            if main:
+                states.write_whole(draft / "trainer", trainer)
+        else:
+            trainer.world.wait_for_main()
+            states.write_pieces(draft / "trainer", trainer)
+        if main:
+            runs.finish(draft, final)
+    except (OSError, SafetensorError, CheckpointException) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        if _disk_full(error):
-            free, wanted = shutil.disk_usage(run).free / 1e9, size_on_disk(trainer, adapted) / 1e9
-            raise ResourceError(
-                f"the disk of {run} is full ({free:.2f} GB free, and a checkpoint takes "
-                f"{wanted:.2f} GB): {final.name} could not be saved. Earlier ones are whole: "
-                "free some space, then --resume"
-            ) from error
-        raise
+        raise _explained(error, run, trainer, adapted) from error
+    trainer.world.wait_for_main()
     return final
 
 
-def _disk_full(error: Exception) -> bool:
+def _write_state(folder: Path, trainer: Trainer, progress: Progress) -> None:
+    state: dict[str, Any] = vars(progress) | {
+        "optimizers": [type(o).__name__ for o in trainer.optimizers],
+        "watch": trainer.watch.state(),
+    }
+    if trainer.loss_scale is not None:
+        state["loss_scale"] = [trainer.loss_scale.scale.item(), trainer.loss_scale.good_steps.item()]
+    (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+
+
+def _explained(error: BaseException, run: Path, trainer: Trainer, adapted: Adapted | None) -> BaseException:
+    """A full disk in a person's words; other errors as they are."""
+    if not _disk_full(error):
+        return error
+    free, wanted = shutil.disk_usage(run).free / 1e9, size_on_disk(trainer, adapted) / 1e9
+    return ResourceError(
+        f"the disk of {run} is full ({free:.2f} GB free, and a checkpoint takes {wanted:.2f} GB): "
+        f"{runs.step_name(trainer.step)} could not be saved. Earlier ones are whole: free some space, then --resume"
+    )
+
+
+def _disk_full(error: BaseException) -> bool:
+    if isinstance(error, CheckpointException):  # of any process
+        return any(_disk_full(failure[0]) for failure in error.failures.values())
     # safetensors wraps the system's error in its own, as text
     said = re.search(r"os error (\d+)", str(error))
     number = int(said[1]) if said else getattr(error, "errno", None)
@@ -104,24 +121,25 @@ def _disk_full(error: Exception) -> bool:
 
 
 def load(folder: Path, trainer: Trainer) -> Progress:
-    """Continue from a checkpoint, on any number of processes.
+    """Continue from a checkpoint, on any number of processes and however they share. Every process calls it.
 
     Raises:
         CheckpointError: it does not fit this model or optimizer, or cannot be read.
     """
     try:
         state = json.loads((folder / runs.STATE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / "trainer/optimizer.safetensors")
         progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} cannot be resumed from: {error}") from None
     kinds = [type(optimizer).__name__ for optimizer in trainer.optimizers]
     if state.get("optimizers") != kinds:
         raise CheckpointError(
             f"{folder} was written with {state.get('optimizers')}, not {kinds}; keep --optim.kind"
         )
-    folders.read_into(unwrap(trainer.model), folder)
-    _load_optimizers(trainer, tensors)
+    with whole(trainer.model, torch.device("cpu")) as model:
+        folders.read_into(model, folder)
+        put_back(trainer.model, model)
+    states.read(folder / "trainer", trainer)
     if trainer.loss_scale is not None and "loss_scale" in state:
         scale, good = state["loss_scale"]
         trainer.loss_scale.scale.fill_(scale)
@@ -129,21 +147,6 @@ def load(folder: Path, trainer: Trainer) -> Progress:
     trainer.watch.restore(state.get("watch"))
     trainer.step = progress.step
     return progress
-
-
-def _load_optimizers(trainer: Trainer, tensors: dict[str, torch.Tensor]) -> None:
-    named = {name.removeprefix("module."): param for name, param in trainer.model.named_parameters()}
-    for optimizer in trainer.optimizers:  # a run that goes back has some
-        optimizer.state.clear()
-    for key, value in tensors.items():
-        name, _, slot = key.rpartition(".")
-        if name not in named:
-            raise CheckpointError(f"the optimizer state of {name} belongs to no parameter of this model")
-        param = named[name]
-        owner = next(
-            o for o in trainer.optimizers if any(param is p for g in o.param_groups for p in g["params"])
-        )
-        owner.state[param][slot] = value.to(param.device)
 
 
 def prune(run: Path, keep: int, keep_every: int) -> None:

@@ -24,6 +24,7 @@ from gptworks.train.evaluators import Evaluator
 from gptworks.train.faults import Faults
 from gptworks.train.guard import Stop
 from gptworks.train.metrics import Log
+from gptworks.train.parallel import whole
 from gptworks.train.trainer import StepReport, Trainer
 from gptworks.world import peak_memory
 
@@ -216,7 +217,8 @@ class Session:
         """Measure; True if it is the best so far."""
         if self.duties.evaluate is None:
             return False
-        scores = self.duties.evaluate(self.trainer.model)
+        with whole(self.trainer.model) as model:
+            scores = self.duties.evaluate(model)
         self._val_loss = (step, scores["val_loss"])
         self.display.step(self._write(step, scores))
         improved = self._best is None or not self._best <= scores["val_loss"]  # so that any number beats NaN
@@ -227,7 +229,8 @@ class Session:
     def _score(self, step: int) -> None:
         """The scores of eval.tasks, as a row of their own."""
         if self.duties.score is not None:
-            scores = self.duties.score(self.trainer.model)
+            with whole(self.trainer.model) as model:
+                scores = self.duties.score(model)
             self._write(step, scores)
             told = [f"{name} {value:.4f}" for name, value in scores.items() if not name.endswith("/n")]
             self.display.note(f"step {step}: {', '.join(told)}")
@@ -242,9 +245,12 @@ class Session:
         return row
 
     def _sample(self, step: int) -> None:
-        if self.duties.sample is None or not self.trainer.world.main:
+        if self.duties.sample is None:
             return
-        samples = self.duties.sample(self.trainer.model)
+        with whole(self.trainer.model, keep=self.trainer.world.main) as model:
+            samples = self.duties.sample(model) if self.trainer.world.main else []
+        if not self.trainer.world.main:
+            return
         with (self.run / "samples.jsonl").open("a", encoding="utf-8") as file:
             for sample in samples:
                 file.write(json.dumps({"step": step} | sample) + "\n")
@@ -256,26 +262,25 @@ class Session:
         step = self.trainer.step
         if self._log is not None:
             self._log.flush(sync=True)  # a checkpoint must not outlive the rows before it
+        saving.save(
+            self.run,
+            self.trainer,
+            self.duties.tokenizer,
+            saving.Progress(
+                step=step,
+                epoch=step / self.duties.steps_per_epoch,
+                tokens=self._tokens,
+                seconds=self._seconds(),
+                best_val_loss=self._best,
+                val_loss=self._val_loss[1] if self._val_loss and self._val_loss[0] == step else None,
+                kept=kept,
+                non_finite=self._faults.in_a_row,
+            ),
+            self.duties.adapted,
+        )
         if self.trainer.world.main:
-            saving.save(
-                self.run,
-                self.trainer,
-                self.duties.tokenizer,
-                saving.Progress(
-                    step=step,
-                    epoch=step / self.duties.steps_per_epoch,
-                    tokens=self._tokens,
-                    seconds=self._seconds(),
-                    best_val_loss=self._best,
-                    val_loss=self._val_loss[1] if self._val_loss and self._val_loss[0] == step else None,
-                    kept=kept,
-                    non_finite=self._faults.in_a_row,
-                ),
-                self.duties.adapted,
-            )
             saving.prune(self.run, self.duties.save.keep, self.duties.save.keep_every)
         self._saved_at = step
-        self.trainer.world.barrier()
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

@@ -17,15 +17,19 @@ from gptworks.data.loader import read_ahead
 from gptworks.data.order import derive_seed
 from gptworks.recipe import OptimOptions
 from gptworks.train.guard import LEARNED, SPIKE, Limits, Skip, Watch, place_in_data
-from gptworks.train.optim import lr_factor, make_optimizers, set_rates, total_norm, update
-from gptworks.train.parallel import accumulate
+from gptworks.train.optim import lr_factor, make_optimizers, set_rates, update
+from gptworks.train.parallel import accumulate, shares
 from gptworks.train.precision import LossScale, Precision
+from gptworks.train.shares import Share
 from gptworks.world import World
 
 IGNORE = -100
 """Target that is not learned, as in PyTorch's and transformers' cross-entropy."""
 
 Batch = dict[str, Tensor]
+
+SPARE = "spare"
+"""In a batch that is another process's, too: its tokens are not counted."""
 
 
 class Task(Protocol):
@@ -86,7 +90,10 @@ class Trainer:
 
     def __init__(self, model: nn.Module, task: Task, plan: Plan, options: OptimOptions, world: World) -> None:
         self.model, self.task, self.plan, self.options, self.world = model, task, plan, options, world
-        self.optimizers = make_optimizers(model, options, world.device, plan.precision.dtype)
+        self.shares = shares(model, world)
+        self.optimizers = make_optimizers(
+            self.shares.named(), options, world.device, plan.precision.dtype, self.shares.exchange
+        )
         self.loss_scale = LossScale(world.device) if plan.precision.name == "fp16" else None
         self.watch = Watch(plan.limits, world.device)
         self.skips: tuple[Skip, ...] = ()
@@ -105,7 +112,8 @@ class Trainer:
         torch.manual_seed(derive_seed(self.plan.seed, self.step, self.world.rank))  # dropout
         batches = [self._on_device(batch) for batch in batches]
         counts = torch.stack([(batch["targets"] != IGNORE).sum() for batch in batches])
-        read = torch.tensor(float(sum(batch["ids"].numel() for batch in batches)), device=self.world.device)
+        n_read = sum(batch["ids"].numel() for batch in batches if SPARE not in batch)
+        read = torch.tensor(float(n_read), device=self.world.device)
         targets, tokens = self.world.sum(torch.stack([counts.sum().float(), read]))
         scale = 1.0 if self.loss_scale is None else self.loss_scale.scale
 
@@ -115,20 +123,22 @@ class Trainer:
             with accumulate(self.model, last=index == len(batches) - 1):
                 with self.plan.precision.autocast():
                     share = self.task.loss(self.model, batch) / targets.clamp(min=1)
-                (share * self.world.size * scale).backward()  # DDP averages over processes; we want the sum
+                (
+                    share * self.world.size * scale
+                ).backward()  # processes' gradients are averaged; we want the sum
             loss += share.detach()
 
         factor = lr_factor(self.step, self.plan.max_steps, self.options)
         set_rates(self.optimizers, self.options, factor)
-        norm, loss = total_norm(self.model), self.world.sum(loss)
+        norm, loss = self.shares.total_norm(), self.world.sum(loss)
         used = None if self.loss_scale is None else self.loss_scale.scale
         fault = self.watch.judge(loss, norm if used is None else norm / used, used)
         skipped = update(self.optimizers, norm, self.options.clip, used, fault != LEARNED)
+        self.shares.publish()
         if self.loss_scale is not None:
             norm = norm / self.loss_scale.scale
             self.loss_scale.update((fault != LEARNED) & (fault != SPIKE))
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self.shares.clear()
         return StepReport(
             step=self.step + 1,
             loss=loss,
@@ -141,14 +151,22 @@ class Trainer:
         )
 
     def micro_batches(self, step: int) -> list[Batch]:
-        """This process's share of the rows of `step`, cut into micro-batches."""
+        """This process's share of the rows of `step`, cut into micro-batches: as many on every process.
+
+        Where rows run out it takes part with one that is not learned.
+        """
         rows = self.task.rows(place_in_data(step, self.skips))
         mine = rows[self.world.rank :: self.world.size].tolist()
-        if not mine:  # fewer rows than processes: take part with one that is not learned
-            batch = self.task.batch(rows[:1].tolist())
-            return [batch | {"targets": torch.full_like(batch["targets"], IGNORE)}]
         size = self.plan.micro_batch
-        return [self.task.batch(mine[start : start + size]) for start in range(0, len(mine), size)]
+        most = -(-len(rows) // self.world.size)
+        return [
+            self.task.batch(mine[start : start + size]) if start < len(mine) else self._spare(rows)
+            for start in range(0, most, size)
+        ]
+
+    def _spare(self, rows: np.ndarray) -> Batch:
+        batch = self.task.batch(rows[:1].tolist())
+        return batch | {"targets": torch.full_like(batch["targets"], IGNORE), SPARE: torch.ones(())}
 
     def _on_device(self, batch: Batch) -> Batch:
         if self.world.device.type != "cuda":
@@ -158,9 +176,9 @@ class Trainer:
             for name, tensor in batch.items()
         }
 
-    def named_states(self) -> Iterable[tuple[str, dict[str, Tensor]]]:
-        """(parameter name, its optimizer state) for everything trained."""
-        for name, param in self.model.named_parameters():
+    def named_states(self) -> Iterable[tuple[Share, dict[str, Tensor]]]:
+        """The optimizer's state of everything this process updates."""
+        for share in self.shares.all:
             for optimizer in self.optimizers:
-                if param in optimizer.state:
-                    yield name.removeprefix("module."), optimizer.state[param]
+                if share.part in optimizer.state:
+                    yield share, optimizer.state[share.part]
