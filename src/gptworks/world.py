@@ -4,6 +4,7 @@ torchrun's environment variables are read here and nowhere else.
 """
 
 import ctypes
+import gc
 import os
 import platform
 import sys
@@ -162,6 +163,21 @@ def _meminfo_available() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out. On a CPU it is a RuntimeError like others."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in words or "not enough memory" in words)
+    )
+
+
+def release_memory() -> None:
+    """Give back what nothing needs any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def held_memory(device: torch.device) -> int | None:

@@ -266,7 +266,8 @@ def _choose(data: Path, hours: float, out: Path, *, as_json: bool) -> None:
     for (layers, width, _), rate in found.looked_at:
         print(f"measured: {layers} layers, {width} wide: {rate:,.0f} tokens/s")
     print(
-        f"chosen: {_size(facts)}; {facts['steps']:,} steps of {facts['batch_tokens']:,} tokens, {facts['step_seconds']:.3g} s each"
+        f"chosen: {_size(facts)}; {facts['steps']:,} steps of {facts['batch_tokens']:,} tokens, "
+        f"{facts['step_seconds']:.3g} s each"
     )
     print(
         f"{facts['tokens_per_parameter']:.1f} tokens for each parameter; {facts['epochs']:.2f} passes over the data"

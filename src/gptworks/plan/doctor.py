@@ -1,6 +1,6 @@
 """What this machine has, which fast paths really run on it, what gptworks therefore chooses, and what would help.
 
-Nothing is believed that can be tried: each probe runs the operation, small, and says how fast it was or why it did not run.
+Nothing is believed that can be tried: each probe runs the operation, small, and says how fast it was, or why not.
 """
 
 import json
@@ -43,6 +43,7 @@ BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
+ONLY_ON_GPUS = {"memory-efficient", "cudnn"}
 LITTLE_DISK, LITTLE_MEMORY = 5e9, 2e9
 
 
@@ -151,6 +152,8 @@ def probes(device: torch.device) -> dict[str, Any]:
     found["int8 products"] = tried(lambda: int8_flops(device))
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     for name, backend in BACKENDS.items():
+        if device.type == "cpu" and name in ONLY_ON_GPUS:
+            continue
         found[f"attention: {name}"] = tried(lambda backend=backend: attention(backend, device, dtype))
     found["attention: of documents apart (varlen)"] = tried(lambda: varlen(device))
     found["fused AdamW"] = tried(lambda: fused(device))
@@ -235,7 +238,7 @@ def choices(device: torch.device, tried_out: dict[str, Any]) -> dict[str, str]:
     reason = {True: "it works", False: "on a CPU it pays too late"}[compiles]
     if device.type == "cuda" and not compiles:
         reason = "it does not work here"
-    working = [name for name in BACKENDS if tried_out[f"attention: {name}"]["works"]]
+    working = [name for name in BACKENDS if tried_out.get(f"attention: {name}", {}).get("works")]
     return {
         "device": f"{describe(device)}: the best that torch sees",
         "train.precision": f"{dtype}: {why}",
@@ -260,15 +263,14 @@ def fixes(found: dict[str, Any], device: torch.device) -> list[str]:
         advice.append(f"torch takes {has['threads']} of {allowed} cores: unset OMP_NUM_THREADS")
     if has["disk_free"] < LITTLE_DISK:
         advice.append(
-            f"{has['disk_free'] / 1e9:.1f} GB of disk are free here: a run's checkpoints may not fit; clear some"
+            f"{has['disk_free'] / 1e9:.1f} GB of disk are free here, little for checkpoints: clear some"
         )
     if (has["memory_free"] or LITTLE_MEMORY) < LITTLE_MEMORY:
         advice.append(f"{has['memory_free'] / 1e9:.1f} GB of memory are free: close other programs")
     for gpu in has["gpus"]:
         if gpu["mig"]:
-            advice.append(
-                f"{gpu['name']} is a slice of a GPU (MIG): plan with its own {gpu['memory_total'] / 1e9:.0f} GB"
-            )
+            gb = gpu["memory_total"] / 1e9
+            advice.append(f"{gpu['name']} is a slice of a GPU (MIG): plan with its own {gb:.0f} GB")
     return advice
 
 

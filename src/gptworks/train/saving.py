@@ -23,6 +23,7 @@ from gptworks.errors import CheckpointError, ResourceError
 from gptworks.model import folders
 from gptworks.model.folders import Adapted
 from gptworks.text.tokenizer import Tokenizer
+from gptworks.train import out_of_memory
 from gptworks.train.parallel import unwrap
 from gptworks.train.trainer import Trainer
 
@@ -76,7 +77,8 @@ def save(
             0o644
         )  # safetensors writes 0600; clusters share folders
         state: dict[str, Any] = vars(progress) | {
-            "optimizers": [type(o).__name__ for o in trainer.optimizers]
+            "optimizers": [type(o).__name__ for o in trainer.optimizers],
+            "cut": out_of_memory.state(trainer),
         }
         if trainer.loss_scale is not None:
             state["loss_scale"] = [trainer.loss_scale.scale.item(), trainer.loss_scale.good_steps.item()]
@@ -125,6 +127,7 @@ def load(folder: Path, trainer: Trainer) -> Progress:
         scale, good = state["loss_scale"]
         trainer.loss_scale.scale.fill_(scale)
         trainer.loss_scale.good_steps.fill_(good)
+    out_of_memory.restore(trainer, state.get("cut"))
     trainer.step = progress.step
     return progress
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gptworks.data.loader import read_ahead
 from gptworks.data.order import derive_seed
 from gptworks.recipe import OptimOptions
+from gptworks.train import out_of_memory
 from gptworks.train.optim import lr_factor, make_optimizers, set_rates, total_norm, update
 from gptworks.train.parallel import accumulate
 from gptworks.train.precision import LossScale, Precision
@@ -71,6 +72,8 @@ class StepReport:
     lr: float
     tokens: Tensor
     """Tokens read, over all devices."""
+    micro_batch: int
+    """Rows at once, as it was done in the end."""
 
 
 class Trainer:
@@ -81,11 +84,12 @@ class Trainer:
         self.optimizers = make_optimizers(model, options, world.device, plan.precision.dtype)
         self.loss_scale = LossScale(world.device) if plan.precision.name == "fp16" else None
         self.step = 0
+        self.micro_batch, self.recut = plan.micro_batch, set[int]()
 
     def fit(self, after: Callable[[StepReport], bool]) -> None:
         """Train from `self.step` to the end of the plan, or until `after`, given each step's report, returns True."""
         for batches in read_ahead(self.micro_batches, range(self.step, self.plan.max_steps)):
-            report = self.train_step(batches)
+            report = out_of_memory.step(self, batches)
             self.step += 1
             if after(report):
                 break
@@ -130,6 +134,7 @@ class Trainer:
             skipped=skipped,
             lr=self.options.lr * factor,
             tokens=tokens,
+            micro_batch=self.micro_batch,
         )
 
     def micro_batches(self, step: int) -> list[Batch]:
@@ -139,7 +144,7 @@ class Trainer:
         if not mine:  # fewer rows than processes: take part with one that is not learned
             batch = self.task.batch(rows[:1].tolist())
             return [batch | {"targets": torch.full_like(batch["targets"], IGNORE)}]
-        size = self.plan.micro_batch
+        size = self.micro_batch
         return [self.task.batch(mine[start : start + size]) for start in range(0, len(mine), size)]
 
     def _on_device(self, batch: Batch) -> Batch:
