@@ -12,12 +12,14 @@ from cyclopts.types import PositiveFloat
 
 from gptworks.commands.start import RecipeFile, needed
 from gptworks.errors import ConfigError
-from gptworks.recipe import BpeOptions, ModelOptions, OptimOptions, Recipe, TrainOptions
+from gptworks.recipe import ModelOptions, OptimOptions, Recipe, TrainOptions
+from gptworks.recipefile import load, tables
 
 if TYPE_CHECKING:
     from gptworks.data.dataset import Dataset
     from gptworks.model.config import ModelConfig
     from gptworks.plan.hours import Choice
+    from gptworks.plan.needs import Work
 
 BAR = 40
 
@@ -63,7 +65,6 @@ def plan(
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     train: TrainOptions = TrainOptions(),  # noqa: B008
     optim: OptimOptions = OptimOptions(),  # noqa: B008
-    bpe: BpeOptions = BpeOptions(),  # noqa: B008
 ) -> None:
     """Say whether a pretraining recipe fits, what its memory is made of, and what it takes in time, FLOPs and money.
 
@@ -78,17 +79,17 @@ def plan(
         return
     if out is not None:
         raise ConfigError("plan writes a recipe only for --hours and --data, without one: leave out --out")
-    whole = Recipe(data=data, tokenizer=tokenizer, base=base, model=model, train=train, optim=optim, bpe=bpe)
+    whole = Recipe(data=data, tokenizer=tokenizer, base=base, model=model, train=train, optim=optim)
     _refuse_finetuning(recipe)
-    facts = _facts(whole, device, mfu, hours, measured=measure)
+    dataset = _dataset(whole.data)
+    config = _config(whole, recipe, dataset)
+    facts = _facts(_work(whole, config, dataset), dataset, device, mfu, hours, measured=measure)
     facts |= _costs(facts, watts, price_per_hour, price_per_kwh)
     title = str(recipe) if recipe else "this model"
     print(json.dumps(facts, indent=1) if as_json else f"{title}: " + "\n".join(_lines(facts)))
 
 
 def _refuse_finetuning(file: Path | None) -> None:
-    from gptworks.recipefile import tables
-
     given = tables(file) if file else {}
     task = next((name for name in ("classify", "instruct") if name in given), None)
     if task is not None and "model" not in given:
@@ -97,36 +98,44 @@ def _refuse_finetuning(file: Path | None) -> None:
         )
 
 
+def _work(recipe: Recipe, config: ModelConfig, dataset: Dataset | None) -> Work:
+    from gptworks.plan import needs
+
+    split = dataset.split("train") if dataset else None
+    return needs.work(recipe, config, split.n_tokens if split else None)
+
+
 def _facts(
-    recipe: Recipe, wanted: str | None, mfu: float | None, hours: float | None, *, measured: bool
+    job: Work,
+    dataset: Dataset | None,
+    wanted: str | None,
+    mfu: float | None,
+    hours: float | None,
+    *,
+    measured: bool,
 ) -> dict[str, Any]:
     from gptworks.plan import devices, needs
 
-    dataset = _dataset(recipe.data)
-    split = dataset.split("train") if dataset else None
-    job = needs.work(recipe, _config(recipe, dataset), split.n_tokens if split else None)
-    device = devices.named(wanted, recipe.train)
-    rate = None
+    device, rate = devices.named(wanted, job.recipe.train), None
     if measured:
         if dataset is None or wanted not in {None, "cpu"}:
             raise ConfigError(
                 "plan --measure trains here: it needs the recipe's Dataset, and no --device elsewhere"
             )
-        rate = _measured_rate(recipe, dataset, needs.rows_of_one(job, device))
+        rate = _measured_rate(job, dataset, needs.rows_of_one(job, device))
     pace = needs.time(job, device, mfu=mfu, measured=rate)
     return needs.facts(job, device, pace, hours=hours) | {"watts": device.watts}
 
 
-def _measured_rate(recipe: Recipe, dataset: Dataset, rows: int) -> float:
+def _measured_rate(job: Work, dataset: Dataset, rows: int) -> float:
     """Tokens/s of a few steps of one micro-batch."""
-    from gptworks.model.config import resolve
     from gptworks.plan import hours
 
-    context = resolve(recipe.model, dataset.vocab_size).context
-    asked = recipe.train.micro_batch
+    context, asked = job.config.context, job.recipe.train.micro_batch
     at_once = min(rows, asked if isinstance(asked, int) else max(1, 2048 // context))
-    train = dataclasses.replace(recipe.train, batch_tokens=at_once * context, epochs=None)
-    return at_once * context / hours.measure(dataclasses.replace(recipe, train=train), dataset, 20.0).step
+    train = dataclasses.replace(job.recipe.train, batch_tokens=at_once * context, epochs=None)
+    recipe = dataclasses.replace(job.recipe, train=train)
+    return at_once * context / hours.measure(recipe, dataset, 20.0).step
 
 
 def _costs(
@@ -146,8 +155,10 @@ def _dataset(folder: Path | None) -> Dataset | None:
     return Dataset.open(folder, verify=False)
 
 
-def _config(recipe: Recipe, dataset: Dataset | None) -> ModelConfig:
+def _config(recipe: Recipe, file: Path | None, dataset: Dataset | None) -> ModelConfig:
     """The model's shape. Without its Dataset, the vocabulary is the tokenizer's, or the one that is to be trained."""
+    before = load(file) if file else Recipe()
+    added = len(before.prepare.add_tokens)
     from gptworks.model import checkpoint, find
     from gptworks.model.config import resolve
     from gptworks.text.find import GPT2_NAMES
@@ -158,10 +169,10 @@ def _config(recipe: Recipe, dataset: Dataset | None) -> ModelConfig:
     if dataset is not None:
         return resolve(recipe.model, dataset.vocab_size)
     if recipe.tokenizer is None or recipe.tokenizer in GPT2_NAMES:
-        return resolve(recipe.model, 50257)
+        return resolve(recipe.model, 50257 + added)
     if Path(recipe.tokenizer).exists():
-        return resolve(recipe.model, Tokenizer.load(recipe.tokenizer).vocab_size)
-    return resolve(recipe.model, recipe.bpe.vocab_size)
+        return resolve(recipe.model, Tokenizer.load(recipe.tokenizer).vocab_size + added)
+    return resolve(recipe.model, before.bpe.vocab_size + added)
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
