@@ -15,7 +15,7 @@ FLOORS = [
     {"recipefile", "runs", "world", "text"},
     {"data", "model"},
     {"train", "generate"},
-    {"evaluate"},
+    {"evaluate", "plan"},
     {"report"},
     {"commands"},
     {"cli"},

@@ -77,6 +77,13 @@ def build() -> App:
     verb(app, "evaluate:evaluate", "Measure models: perplexity, multiple choice, lm-evaluation-harness.")
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
     verb(app, "judge:judge", "Let another model score a run's answers, or compare them with others.", CARE)
+    verb(
+        app,
+        "plan:plan",
+        "Say whether a recipe fits and how long it takes; or choose a model for --hours.",
+        CARE,
+    )
+    verb(app, "doctor:doctor", "Say what this machine has, what runs fast on it, and what would help.", CARE)
     verb(app, "report:report", "Show what runs did on one page: curves, scores, samples, recipe.", CARE)
     verb(app, "import_config:import_config", "Turn algrshn/gpt-pytorch's config.txt into a recipe.", CARE)
     verb(app, "inspect:inspect", "Say what a Dataset, Run, Checkpoint or MODEL is.", CARE)
@@ -146,7 +153,9 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
         if word.startswith("-"):
             break
         words.append(word)
-    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in (*FLAT, "pretrain")), None)
+    name = next(
+        (" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in (*FLAT, "pretrain", "plan")), None
+    )
     if name is None:
         return argv, None, []
     head, rest = argv[: name.count(" ") + 1], argv[name.count(" ") + 1 :]
@@ -199,7 +208,7 @@ def _fit(name: str, given: dict[str, Any], app: App) -> dict[str, Any]:
     if name.startswith("finetune"):  # has no [model] table; its --model is the recipe's base
         given = {key: value for key, value in given.items() if key != "model"}
         given |= {"model": given["base"]} if "base" in given else {}
-    if name == "evaluate":  # its --out is a file of scores, a recipe's is a run
+    if name in {"evaluate", "plan"}:  # their --out is a file, a recipe's is a run
         given = {key: value for key, value in given.items() if key != "out"}
     fitted = {key: value for key, value in given.items() if key in wanted}
     if name in MAKES:

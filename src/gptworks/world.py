@@ -196,16 +196,43 @@ def memory_available(device: torch.device) -> int | None:
     return _cgroup_free() if device.type == "cpu" else None
 
 
-def _cgroup_free() -> int | None:
+def memory_total(device: torch.device) -> int | None:
+    """Bytes of memory that `device` has, or that a container lets its processes take."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    limit = cgroup_limit()
+    return whole if limit is None else min(whole, limit)
+
+
+GROUP_V2 = ("memory.max", "memory.current", "inactive_file")
+GROUP_V1 = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file")
+
+
+def cgroup_limit(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that a container's control group (version 2 or 1) allows; None where there is no limit."""
+    for limit, _, _ in (GROUP_V2, GROUP_V1):
+        try:
+            most = int((root / limit).read_text())
+        except (OSError, ValueError):  # `max`: none
+            continue
+        return most if most < 1 << 60 else None  # version 1 says no limit as a number near 2^63
+    return None
+
+
+def _cgroup_free(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     free = _meminfo_available()
-    try:  # a container's own limit, where it is tighter; pages of files it has read are given back when needed
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        left = limit - used + int(pages.get("inactive_file", 0))
+    for limit, current, cached in (GROUP_V2, GROUP_V1):
+        try:  # a container's own limit, where it is tighter; pages of files it has read are given back when needed
+            most, used = (int((root / name).read_text()) for name in (limit, current))
+            lines = (root / limit).with_name("memory.stat").read_text().splitlines()
+            left = most - used + int(dict(line.split() for line in lines).get(cached, 0))
+        except (OSError, ValueError):
+            continue
         free = left if free is None else min(free, left)
-    except (OSError, ValueError):
-        pass
     return free
 
 
@@ -220,6 +247,21 @@ def _meminfo_available() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out. On a CPU it is a RuntimeError like others."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in words or "not enough memory" in words)
+    )
+
+
+def release_memory() -> None:
+    """Give back what nothing needs any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def held_memory(device: torch.device) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import time
 from collections.abc import Callable
@@ -17,18 +16,14 @@ from gptworks.recipe import (
     BpeOptions,
     EvalOptions,
     LogOptions,
-    ModelOptions,
-    OptimOptions,
     PrepareOptions,
     Recipe,
     SaveOptions,
-    TrainOptions,
 )
 from gptworks.recipefile import load
 
 if TYPE_CHECKING:
     from gptworks.data.dataset import Dataset
-    from gptworks.train.trainer import StepReport
 
 PROMPTS = ("def ", "import ", "class ", "    if ", "for ")
 VOCABULARY = 4096
@@ -101,6 +96,7 @@ def _planned(run: Path, dataset: Dataset, seconds: float, say: Callable[[str], N
     if (run / "recipe.toml").is_file():
         say("3. Going on with the run that is there")
         return load(run / "recipe.toml")
+    from gptworks.plan import hours
     from gptworks.train.peak import measured_flops
     from gptworks.train.precision import choose
     from gptworks.world import default_device, tune_allocator
@@ -108,66 +104,23 @@ def _planned(run: Path, dataset: Dataset, seconds: float, say: Callable[[str], N
     say("3. A model that fits this machine and the time")
     tune_allocator()
     device = default_device()
-    flops = measured_flops(choose("auto", device)) * 0.3 * seconds
+    flops = measured_flops(choose("auto", device)) * hours.GUESS * seconds
     _, n_layer, n_embd, context, batch = max(size for size in SIZES if size[0] <= flops)
-    # Small, short and hot: chosen by held-out bits per byte after equal time on two cores.
-    recipe = Recipe(
+    recipe = dataclasses.replace(
+        hours.recipe_of(hours.Rung(n_layer, n_embd, context), batch),
         data=dataset.path,
         out=run,
-        model=ModelOptions(
-            family="modern",
-            n_layer=n_layer,
-            n_head=n_embd // 64,
-            n_embd=n_embd,
-            context=context,
-            tied=True,
-            zero_init=True,
-        ),
-        train=TrainOptions(max_steps=1, batch_tokens=batch),
-        optim=OptimOptions(
-            kind="muon",
-            lr=1 / n_embd,
-            weight_decay=0.0,
-            warmup_steps=20,
-            schedule="wsd",
-            cooldown=0.6,
-            final_lr=0.0,
-        ),
-        eval=EvalOptions(every=0, tokens=40_000),
+        eval=EvalOptions(every=0, tokens=hours.EVAL_TOKENS),
         save=SaveOptions(every=200),
         log=LogOptions(every=1 if device.type == "cpu" else 10),
     )
-    steps = max(20, round(seconds / _seconds_per_step(recipe, dataset)))
+    steps = max(20, round(seconds / hours.measure(recipe, dataset, 2.0).step))
     return dataclasses.replace(
         recipe,
         # Counted for the time asked for; but a machine that gets busy must not keep a person waiting for ever.
         train=dataclasses.replace(recipe.train, max_steps=steps, max_hours=(1.3 * seconds + 20) / 3600),
         eval=dataclasses.replace(recipe.eval, every=max(10, steps // 8)),
     )
-
-
-def _seconds_per_step(recipe: Recipe, dataset: Dataset) -> float:
-    """Measured on a throw-away trainer: the median of a few steps after a warm-up."""
-    from gptworks.train import parallel
-    from gptworks.train.pretraining import settle
-    from gptworks.train.trainer import Trainer
-    from gptworks.world import World, default_device
-
-    w = World(0, 1, default_device())
-    work = settle(
-        dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, max_steps=8)), dataset, w
-    )
-    trainer = Trainer(parallel.prepare(work.model, recipe.train, w), work.task, work.plan, recipe.optim, w)
-    times = [time.perf_counter()]
-
-    def after(report: StepReport) -> bool:
-        report.loss.item()
-        times.append(time.perf_counter())
-        return False
-
-    trainer.fit(after)
-    laps = sorted(later - sooner for sooner, later in itertools.pairwise(times[2:]))
-    return laps[len(laps) // 2]
 
 
 def _show(run: Path, dataset: Dataset) -> None:

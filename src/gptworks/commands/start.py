@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -115,9 +115,10 @@ def start_in(
             size = saving.size_on_disk(trainer, job.duties.adapted)
             what = "one checkpoint" if point else "a run (two checkpoints)"
             runs.need_space(run, size if point else 2 * size, what)
+        job.announce(say)
+        job = _fastest(job, trainer, say, asked="kept" if point else recipe.train.micro_batch)
         if w.main:
             record.write(job.recipe, job.material, w, job.ignores)
-        job.announce(say)
         if job.memory is not None:
             say(
                 f"about {sum(job.memory.values()) / 1e9:.2f} GB of memory will be added to the {_gb(held)} held now"
@@ -141,6 +142,26 @@ def _finish(run: Path, job: Job, trainer: Trainer, reason: str | None) -> None:
             if reason in {None, "train.max_hours"}:  # who was asked to stop leaves at once
                 _report(run, voice(w))
         w.wait_for_main()
+
+
+def _fastest(job: Job, trainer: Trainer, say: Callable[[str], None], *, asked: int | str) -> Job:
+    """The job with the micro-batch that is seen to be fastest, if `auto` is asked for and the run long enough."""
+    from gptworks.train import pace
+
+    if asked != "auto" or not pace.worth_measuring(
+        trainer, job.duties.flops_per_token, job.duties.peak_flops
+    ):
+        return job
+    if not (rates := pace.fastest(trainer)):
+        return job
+    rows = next(iter(rates))
+    pace.take(trainer, rows)
+    say(
+        f"{rows} rows at once, measured: "
+        + ", ".join(f"{n}: {rate:,.0f} tokens/s" for n, rate in rates.items())
+    )
+    train = replace(job.recipe.train, micro_batch=rows)
+    return replace(job, plan=trainer.plan, recipe=replace(job.recipe, train=train))
 
 
 def _measured(run: Path, estimated: dict[str, int], held: int | None, peak: int | None) -> str:

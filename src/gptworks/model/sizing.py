@@ -26,6 +26,12 @@ def flops_per_token(config: ModelConfig, context: int | None = None) -> int:
     return 6 * multiplied + 12 * config.n_layer * config.n_head * config.head_dim * T
 
 
+def causal_flops_per_token(config: ModelConfig) -> int:
+    """The same with half of the scores, 6N + 6LCT: a token does not look at what comes after it."""
+    scores = 6 * config.n_layer * config.n_head * config.head_dim * config.context
+    return flops_per_token(config) - scores
+
+
 def embedding(config: ModelConfig) -> int:
     """Of the token embedding, or the output head."""
     return config.vocab_size * config.n_embd

@@ -1,7 +1,6 @@
 """Where a run lies between parameters and tokens, and what its compute would have bought if split otherwise.
 
-The contours are those of Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.3 and
-appendix D.3: L(N, D) = E + A / N^alpha + B / D^beta, with compute C = 6 N D. They were fitted to other data and another
+The contours are those of Hoffmann et al. 2022 (model/scaling.py). They were fitted to other data and another
 tokenizer: the slopes are worth looking at, the numbers on them are not this run's loss.
 """
 
@@ -10,26 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from gptworks.model.scaling import loss, optimum
 from gptworks.report import style
 from gptworks.report.logs import Logged
 from gptworks.report.style import COLOURS, GRID, PAGE, QUIET, Picture, look, marker, short
 
-E, A, B, ALPHA, BETA = 1.69, 406.4, 410.7, 0.34, 0.28
-
 LEVELS = (1.8, 1.9, 2, 2.1, 2.2, 2.4, 2.6, 2.8, 3, 3.3, 3.6, 4, 4.5, 5, 6, 7, 8, 10, 12)
 """Losses whose contours are drawn; beyond them the fit means nothing."""
-
-
-def loss(parameters: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Predicted nats per token."""
-    return E + A / parameters**ALPHA + B / tokens**BETA
-
-
-def optimum(flops: float) -> tuple[float, float]:
-    """(parameters, tokens) that the fit holds best for a compute of 6 N D."""
-    gain = (ALPHA * A / (BETA * B)) ** (1 / (ALPHA + BETA))
-    parameters = gain * (flops / 6) ** (BETA / (ALPHA + BETA))
-    return parameters, flops / 6 / parameters
 
 
 def contours(logged: Sequence[Logged]) -> Picture | None:

@@ -1,7 +1,7 @@
 """What is measured on a model, in training and by `evaluate` alike: `(model) -> Results`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gptworks.data.dataset import Split
 from gptworks.data.order import stack
 from gptworks.model.classifier import Classifier, predict
+from gptworks.train.out_of_memory import in_pieces
 from gptworks.train.parallel import unwrap
 from gptworks.train.precision import Precision
 from gptworks.train.tasks import Labelled, language_batch, token_loss
@@ -44,15 +45,15 @@ class ValidationLoss:
         totals = torch.zeros(3, dtype=torch.float64)  # loss, targets, bytes
         mine = self.windows[self.world.rank :: self.world.size]
         with torch.no_grad(), self.precision.autocast():
-            for start in range(0, len(mine), self.micro_batch):
-                totals += self._measure(model, mine[start : start + self.micro_batch])
+            for part in in_pieces(mine, self.micro_batch, lambda windows: self._measure(model, windows)):
+                totals += part
         model.train(was_training)
         if self.world.size > 1:
             totals = self.world.sum(totals.to(self.world.device))
         loss, targets, n_bytes = totals.tolist()
         return {"val_loss": loss / targets, "val_bpb": loss / math.log(2) / max(1, n_bytes)}
 
-    def _measure(self, model: nn.Module, windows: list[np.ndarray]) -> Tensor:
+    def _measure(self, model: nn.Module, windows: Sequence[np.ndarray]) -> Tensor:
         batch = language_batch(torch.from_numpy(stack(windows)), self.skip_first)
         learned = batch["targets"][batch["targets"] != IGNORE]
         loss = token_loss(model, {name: tensor.to(self.world.device) for name, tensor in batch.items()})

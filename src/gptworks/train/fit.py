@@ -36,25 +36,39 @@ def micro_batch(recipe: Recipe, config: ModelConfig, rows: int, precision: Preci
             raise ConfigError(f"train.micro_batch={asked} must be auto or at least 1")
         _must_fit(recipe, config, min(asked, rows), precision, free)
         return asked
-    limit = max(1, min(rows, ENOUGH_TOKENS.get(world.device.type, 8192) // config.context))
+    limit = largest(recipe, config, rows, precision, free)
+    _must_fit(recipe, config, limit, precision, free)
+    return world.least(even(rows, limit))
+
+
+def largest(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision, free: int | None) -> int:
+    """The most rows, of `rows` a step, that are worth it and fit into `free` bytes; 1 where not even that fits."""
+    limit = max(1, min(rows, ENOUGH_TOKENS.get(precision.device.type, 8192) // config.context))
     while free is not None and limit > 1 and estimate(recipe, config, limit, precision) > SHARE * free:
         limit -= 1
-    _must_fit(recipe, config, limit, precision, free)
-    return world.least(-(-rows // -(-rows // limit)))  # as many cuts, of one size
+    return limit
+
+
+def even(rows: int, limit: int) -> int:
+    """At most `limit` rows at once, so that `rows` are cut into as many pieces, of one size."""
+    return -(-rows // -(-rows // limit))
+
+
+def training(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision) -> dict[str, int]:
+    """Bytes a process needs to pretrain with `rows` rows at once, part by part."""
+    return memory.training(
+        config,
+        rows,
+        optimizer=recipe.optim.kind,
+        dtype=precision.name,
+        device=precision.device.type,
+        checkpointed=recipe.train.checkpoint_activations,
+    )
 
 
 def estimate(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision) -> int:
-    """Bytes a process needs to train with `rows` rows at once."""
-    return sum(
-        memory.training(
-            config,
-            rows,
-            optimizer=recipe.optim.kind,
-            dtype=precision.name,
-            device=precision.device.type,
-            checkpointed=recipe.train.checkpoint_activations,
-        ).values()
-    )
+    """Bytes a process needs to pretrain with `rows` rows at once."""
+    return sum(training(recipe, config, rows, precision).values())
 
 
 def _must_fit(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision, free: int | None) -> None:

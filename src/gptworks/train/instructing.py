@@ -25,6 +25,7 @@ from gptworks.text.templates import Chat
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train import finetuning, fit, precision
 from gptworks.train.guard import Limits
+from gptworks.train.out_of_memory import in_pieces
 from gptworks.train.parallel import unwrap
 from gptworks.train.precision import Precision
 from gptworks.train.tasks import Passes, token_loss
@@ -66,17 +67,18 @@ class AnswerLoss:
         order = np.argsort(self.task.lengths, kind="stable")[self.world.rank :: self.world.size].tolist()
         totals = torch.zeros(2, dtype=torch.float64)  # loss, targets
         with torch.no_grad(), self.precision.autocast():
-            for start in range(0, len(order), self.micro_batch):
-                batch = self.task.batch(order[start : start + self.micro_batch])
-                loss = self.task.loss(
-                    inner, {name: tensor.to(self.world.device) for name, tensor in batch.items()}
-                )
-                totals += torch.tensor([loss.item(), (batch["targets"] != IGNORE).sum().item()])
+            for part in in_pieces(order, self.micro_batch, lambda rows: self._measure(inner, rows)):
+                totals += part
         model.train(was_training)
         if self.world.size > 1:
             totals = self.world.sum(totals.to(self.world.device))
         loss, targets = totals.tolist()
         return {"val_loss": loss / max(1.0, targets)}
+
+    def _measure(self, model: nn.Module, rows: Sequence[int]) -> Tensor:
+        batch = self.task.batch(rows)
+        loss = self.task.loss(model, {name: tensor.to(self.world.device) for name, tensor in batch.items()})
+        return torch.tensor([loss.item(), (batch["targets"] != IGNORE).sum().item()], dtype=torch.float64)
 
 
 @dataclass(frozen=True)

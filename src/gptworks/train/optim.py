@@ -14,7 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from gptworks.errors import ResourceError
 from gptworks.recipe import OptimOptions
+from gptworks.world import out_of_memory, release_memory
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
@@ -51,6 +53,8 @@ class Muon(torch.optim.Optimizer):
         self.parts = {param: 3 if name.endswith("c_attn.weight") else 1 for name, param in params}
         self.dtype, self.exchange = dtype, exchange
         self.grad_scale: Tensor | None = None
+        self.moved: set[nn.Parameter] = set()
+        """Whose momentum has been moved in this step: if memory runs out, the step is gone on with."""
         self.found_inf: Tensor | None = None
 
     @torch.no_grad()
@@ -69,6 +73,7 @@ class Muon(torch.optim.Optimizer):
         for param, step in zip(params, ordered, strict=True):
             param.mul_(1.0 - rate * group["weight_decay"])
             param.sub_(step)
+        self.moved.clear()
 
     def _orthogonal(
         self, updates: dict[int, Tensor], params: list[nn.Parameter], rate: Tensor | float
@@ -95,7 +100,9 @@ class Muon(torch.optim.Optimizer):
         buffer = self.state[param].setdefault("momentum_buffer", torch.zeros_like(param))
         if self.found_inf is not None:
             grad = torch.where(self.found_inf.bool(), buffer, grad)  # lerp towards itself: no change
-        buffer.lerp_(grad, 1 - momentum)
+        if param not in self.moved:
+            buffer.lerp_(grad, 1 - momentum)
+            self.moved.add(param)
         return grad.lerp(buffer, momentum)
 
 
@@ -206,10 +213,49 @@ def update(
     for optimizer in optimizers:
         if isinstance(optimizer, Muon) or optimizer.defaults["fused"]:
             optimizer.grad_scale, optimizer.found_inf = divide_by, found_inf  # type: ignore[attr-defined]
-            optimizer.step()
+            _finish(optimizer)
         elif not found_inf:  # waits for the device: only where there is no fused optimizer
             for param in (param for group in optimizer.param_groups for param in group["params"]):
                 if param.grad is not None:
                     param.grad.div_(divide_by)
-            optimizer.step()
+            _finish(optimizer)
     return found_inf
+
+
+def _finish(optimizer: torch.optim.Optimizer) -> None:
+    """One step. Where memory runs out in it, what can be freed is freed and the step gone on with, not done twice.
+
+    Raises:
+        ResourceError: memory runs out again.
+    """
+    for last in (False, True):
+        try:
+            _make_moments(optimizer)
+            optimizer.step()
+            return
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        if last:
+            break
+        release_memory()
+    raise ResourceError(
+        "memory ran out in the optimizer's update, whose state a smaller micro-batch does not shrink: share it among "
+        "several devices (torchrun, --train.parallel zero1, then fsdp), or take a smaller --model.preset or n-embd"
+    )
+
+
+def _make_moments(optimizer: torch.optim.Optimizer) -> None:
+    """AdamW's state, as its first step would make it: there, memory could run out with some groups updated already."""
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            if param.grad is not None and not optimizer.state[param]:
+                device = param.device if group["fused"] else torch.device("cpu")
+                moments = [torch.zeros_like(param, memory_format=torch.preserve_format) for _ in range(2)]
+                optimizer.state[param] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=device),
+                    "exp_avg": moments[0],
+                    "exp_avg_sq": moments[1],
+                }

@@ -123,8 +123,7 @@ def prepare(
 def _inside(model: nn.Module, options: TrainOptions, world: World) -> nn.Module:
     """Activation checkpointing, and then compile: what happens within a process."""
     if options.checkpoint_activations:
-        for block in _blocks(model):
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        checkpoint_activations(model)
     if compiles(options, world) and not why_not_compiled(world.device):
         # Blocks are alike: compiled once, used n_layer times, in seconds instead of a minute. In place, so names stay.
         torch._dynamo.config.suppress_errors = True  # type: ignore[attr-defined] # a block that cannot be compiled runs as it is
@@ -139,6 +138,22 @@ def _inside(model: nn.Module, options: TrainOptions, world: World) -> nn.Module:
 def shares(model: nn.Module, world: World) -> Shares:
     """Which weights of a prepared model this process updates."""
     return Shares(model, world, cut=isinstance(model, ZeroOne))
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Keep only what enters each block; compute the rest again on the way back."""
+    for block in _blocks(model):
+        if not _checkpointed(block):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def checkpoints_activations(model: nn.Module) -> bool:
+    """Whether that was done."""
+    return any(_checkpointed(block) for block in _blocks(model))
+
+
+def _checkpointed(block: nn.Module) -> bool:
+    return isinstance(block.forward, partial) and block.forward.func is checkpoint
 
 
 def compiles(options: TrainOptions, world: World) -> bool:

@@ -23,7 +23,7 @@ from gptworks.errors import CheckpointError, ResourceError
 from gptworks.model import folders
 from gptworks.model.folders import Adapted
 from gptworks.text.tokenizer import Tokenizer
-from gptworks.train import states
+from gptworks.train import out_of_memory, states
 from gptworks.train.parallel import put_back, whole
 from gptworks.train.trainer import Trainer
 
@@ -94,6 +94,7 @@ def _write_state(folder: Path, trainer: Trainer, progress: Progress) -> None:
     state: dict[str, Any] = vars(progress) | {
         "optimizers": [type(o).__name__ for o in trainer.optimizers],
         "watch": trainer.watch.state(),
+        "cut": out_of_memory.state(trainer),
     }
     if trainer.loss_scale is not None:
         state["loss_scale"] = [trainer.loss_scale.scale.item(), trainer.loss_scale.good_steps.item()]
@@ -145,6 +146,7 @@ def load(folder: Path, trainer: Trainer) -> Progress:
         trainer.loss_scale.scale.fill_(scale)
         trainer.loss_scale.good_steps.fill_(good)
     trainer.watch.restore(state.get("watch"))
+    out_of_memory.restore(trainer, state.get("cut"))
     trainer.step = progress.step
     return progress
 

@@ -19,7 +19,7 @@ from gptworks.errors import CheckpointError
 from gptworks.model.folders import Adapted
 from gptworks.recipe import EvalOptions, LogOptions, SampleOptions, SaveOptions
 from gptworks.text.tokenizer import Tokenizer
-from gptworks.train import saving
+from gptworks.train import out_of_memory, parallel, saving
 from gptworks.train.evaluators import Evaluator
 from gptworks.train.faults import Faults
 from gptworks.train.guard import Stop
@@ -112,6 +112,7 @@ class Session:
             self._saved_at = progress.step
         self._seconds_before, self._log = progress.seconds, None
         self._faults.begin(None if resume_from is None else progress.step, progress.non_finite)
+        self._cut = (self.trainer.micro_batch, parallel.checkpoints_activations(self.trainer.model))
         self._take_up(progress, since=-1 if resume_from is None else progress.step)
         return progress
 
@@ -187,6 +188,7 @@ class Session:
         tokens = sum(int(report.tokens.item()) for report in self._pending)
         rate = tokens / seconds
         for report in self._pending:
+            self._say_if_cut_anew(report)
             self._tokens += int(report.tokens.item())
             skipped = bool(report.skipped.item())
             row = {
@@ -197,6 +199,7 @@ class Session:
                 "lr": report.lr,
                 "grad_norm": report.grad_norm.item(),
                 "targets": int(report.targets.item()),
+                "micro_batch": report.micro_batch,
                 "tokens_per_second": round(rate, 1),
                 "mfu": round(rate * self.duties.flops_per_token / self.duties.peak_flops, 4),
                 "peak_memory": peak_memory(self.trainer.world.device),
@@ -212,6 +215,12 @@ class Session:
             self._log.flush()
         self._pending.clear()
         self._since, self._paused = now, 0.0
+
+    def _say_if_cut_anew(self, report: StepReport) -> None:
+        checkpointed = parallel.checkpoints_activations(self.trainer.model)
+        if self._cut != (cut := (report.micro_batch, checkpointed)):
+            self._cut = cut
+            self.display.note(out_of_memory.words(report.step, report.micro_batch, checkpointed=checkpointed))
 
     def _evaluate(self, step: int) -> bool:
         """Measure; True if it is the best so far."""

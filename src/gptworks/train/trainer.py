@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gptworks.data.loader import read_ahead
 from gptworks.data.order import derive_seed
 from gptworks.recipe import OptimOptions
+from gptworks.train import out_of_memory
 from gptworks.train.guard import LEARNED, SPIKE, Limits, Skip, Watch, place_in_data
 from gptworks.train.optim import lr_factor, make_optimizers, set_rates, update
 from gptworks.train.parallel import accumulate, shares
@@ -83,6 +84,8 @@ class StepReport:
     lr: float
     tokens: Tensor
     """Tokens read, over all devices."""
+    micro_batch: int
+    """Rows at once, as it was done in the end."""
 
 
 class Trainer:
@@ -98,11 +101,12 @@ class Trainer:
         self.watch = Watch(plan.limits, world.device)
         self.skips: tuple[Skip, ...] = ()
         self.step = 0
+        self.micro_batch, self.recut = plan.micro_batch, set[int]()
 
     def fit(self, after: Callable[[StepReport], bool]) -> None:
         """Train from `self.step` to the end of the plan, or until `after`, given each step's report, returns True."""
         for batches in read_ahead(self.micro_batches, range(self.step, self.plan.max_steps)):
-            report = self.train_step(batches)
+            report = out_of_memory.step(self, batches)
             self.step += 1
             if after(report):
                 break
@@ -148,6 +152,7 @@ class Trainer:
             fault=fault,
             lr=self.options.lr * factor,
             tokens=tokens,
+            micro_batch=self.micro_batch,
         )
 
     def micro_batches(self, step: int) -> list[Batch]:
@@ -157,7 +162,7 @@ class Trainer:
         """
         rows = self.task.rows(place_in_data(step, self.skips))
         mine = rows[self.world.rank :: self.world.size].tolist()
-        size = self.plan.micro_batch
+        size = self.micro_batch
         most = -(-len(rows) // self.world.size)
         return [
             self.task.batch(mine[start : start + size]) if start < len(mine) else self._spare(rows)

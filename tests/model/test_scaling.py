@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from gptworks.report import scaling
+from gptworks.model import scaling
 
 
 @pytest.mark.parametrize("flops", [1e15, 3.16e19, 5.76e23])

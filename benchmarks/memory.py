@@ -1,0 +1,137 @@
+"""Estimated memory of training beside what a process is seen to add: python benchmarks/memory.py [--cases NAME ...].
+
+Each case trains for a few steps in a process of its own, through the same Trainer as any run. What it added is its peak
+(a GPU's allocations, or all a CPU process holds) less what it held before the model was made. The estimate is the one
+that `gptworks plan` prints and that `micro_batch = "auto"` goes by.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import machine
+import turns
+
+SMALL = {"n_layer": 4, "n_head": 4, "n_embd": 256, "context": 256}
+MIDDLE = {"n_layer": 6, "n_head": 6, "n_embd": 384, "context": 256}
+GPT2 = {"n_layer": 12, "n_head": 12, "n_embd": 768, "context": 1024}
+ANYWHERE = {"rows": 16, "vocab_size": 50257, "precision": "fp32"}
+
+CASES: dict[str, dict[str, Any]] = {
+    "tiny": ANYWHERE | {"model": SMALL, "rows": 8, "vocab_size": 8192},
+    "middle": ANYWHERE | {"model": MIDDLE},
+    "middle, 4 rows": ANYWHERE | {"model": MIDDLE, "rows": 4},
+    "middle, 32 rows": ANYWHERE | {"model": MIDDLE, "rows": 32},
+    "middle, bf16": ANYWHERE | {"model": MIDDLE, "precision": "bf16"},
+    "middle, 4,096 ids": ANYWHERE | {"model": MIDDLE, "vocab_size": 4096},
+    "middle, dropout": ANYWHERE | {"model": MIDDLE | {"dropout": 0.1}},
+    "middle, muon": ANYWHERE | {"model": MIDDLE, "optimizer": "muon"},
+    "middle, activations again": ANYWHERE | {"model": MIDDLE, "checkpointed": True},
+    "modern": ANYWHERE | {"model": MIDDLE | {"family": "modern", "n_kv_head": 2}},
+    "modern, bf16, muon": ANYWHERE | {"model": MIDDLE | {"family": "modern"}, "precision": "bf16", "optimizer": "muon"},
+    "gpt2": ANYWHERE | {"model": GPT2, "rows": 2},
+    "gpt2, bf16": ANYWHERE | {"model": GPT2, "rows": 4, "precision": "bf16"},
+    "gpt2, bf16, activations again": ANYWHERE | {"model": GPT2, "rows": 4, "precision": "bf16", "checkpointed": True},
+    "gpt2-medium, bf16": ANYWHERE | {"model": {"preset": "gpt2-medium"}, "rows": 1, "precision": "bf16"},
+    "answers": ANYWHERE | {"model": MIDDLE | {"dropout": 0.1}, "rows": 32, "answers": 0},
+    "answers, LoRA": ANYWHERE | {"model": MIDDLE | {"dropout": 0.1}, "rows": 32, "answers": 8},
+    "answers, LoRA, gpt2": ANYWHERE | {"model": GPT2 | {"dropout": 0.1}, "rows": 8, "answers": 8},
+    "answers, LoRA, gpt2, bf16": ANYWHERE | {"model": GPT2, "rows": 8, "answers": 8, "precision": "bf16"},
+}  # fmt: skip
+STEPS = 3
+
+
+class RandomRows:
+    """The task of predicting rows of random ids, all of the context's length."""
+
+    def __init__(self, rows: int, context: int, vocab_size: int) -> None:
+        import torch
+
+        self.ids = torch.randint(vocab_size, (rows, context + 1), generator=torch.Generator().manual_seed(0))
+
+    def rows(self, step: int) -> Any:  # noqa: ARG002 - a Task's signature
+        import numpy as np
+
+        return np.arange(len(self.ids))
+
+    def batch(self, rows: Sequence[int]) -> Any:
+        from gptworks.train.tasks import language_batch
+
+        return language_batch(self.ids[list(rows)])
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        from gptworks.train.tasks import token_loss
+
+        return token_loss(model, batch)
+
+
+def work(case: dict[str, Any]) -> dict[str, Any]:
+    """In a process of its own: what was estimated, part by part, and what was added."""
+    from gptworks.model.build import build, skeleton
+    from gptworks.model.config import resolve
+    from gptworks.recipe import LoraOptions, ModelOptions, OptimOptions, Recipe, TrainOptions
+    from gptworks.train import fit, instructing, parallel, precision
+    from gptworks.train.trainer import Plan, Trainer
+    from gptworks.world import World, default_device, held_memory, peak_memory, tune_allocator
+
+    tune_allocator()
+    world = World(0, 1, default_device())
+    held = held_memory(world.device) or 0
+    numbers = precision.choose(case["precision"], world.device)
+    config, rows = resolve(ModelOptions(**case["model"]), case["vocab_size"]), case["rows"]
+    recipe = Recipe(
+        train=TrainOptions(checkpoint_activations=case.get("checkpointed", False)),
+        optim=OptimOptions(kind=case.get("optimizer", "adamw")),
+        lora=LoraOptions(rank=case.get("answers", 0)),
+    )
+    if "answers" in case:
+        config = replace(config, context=min(config.context, 256))
+        needs = fit.FineTuning(
+            recipe,
+            config,
+            lambda one: instructing.prepared(skeleton(config), one, ()),
+            lambda n: (n, config.context),
+            numbers,
+            vocabulary=True,
+        )
+        parts = needs.estimate(rows)
+        model = instructing.prepared(build(config, seed=0), recipe, ())
+    else:
+        parts = fit.training(recipe, config, rows, numbers)
+        model = build(config, seed=0)
+    model = parallel.prepare(model, recipe.train, world)
+    plan = Plan(STEPS, rows, seed=0, precision=numbers)
+    task = RandomRows(rows, config.context, config.vocab_size)
+    Trainer(model, task, plan, recipe.optim, world).fit(lambda report: report.loss.item() < 0)
+    added = (peak_memory(world.device) or 0) - held
+    total = sum(parts.values())
+    return {"estimated": total, "added": added, "off": total / added - 1, "held_before": held, "parts": parts}
+
+
+def main() -> None:
+    """Run the cases and write the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(json.dumps(work(json.loads(options.worker))))
+        return
+    table: dict[str, Any] = {}
+    for name in options.cases:
+        row = table[name] = turns.take_turns(__file__, {name: CASES[name]}, 1)[name]
+        said = row.get("failed") or (
+            f"{row['estimated'] / 1e9:6.2f} GB estimated, {row['added'] / 1e9:6.2f} GB added: {row['off']:+.1%}"
+        )
+        print(f"{name:<32} {said}", flush=True)
+    print(machine.write("memory", {"steps": STEPS, "table": table}, options.out))
+    if any("failed" in row for row in table.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What a run does when memory runs out in the middle: the same update again, from its start, with less at once.
+
+The order is fixed: half the micro-batch, down to one row; then activation checkpointing; then an error that names ZeRO
+and FSDP. An update does not depend on how it is cut (trainer.py), so the loss curve stays the same to rounding. What
+was settled on is kept with every checkpoint, so that a run that goes on is cut as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gptworks.errors import ResourceError
+from gptworks.train import parallel
+from gptworks.world import out_of_memory, release_memory
+
+if TYPE_CHECKING:
+    from gptworks.train.trainer import Batch, StepReport, Trainer
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+def step(trainer: Trainer, batches: list[Batch]) -> StepReport:
+    """One optimizer step, done again with less at once each time memory runs out.
+
+    Raises:
+        ResourceError: it runs out with one row at once and activation checkpointing, or on one of several processes.
+    """
+    if trainer.step in trainer.recut:  # it was cut ahead of time, as steps were before
+        batches = trainer.micro_batches(trainer.step)
+    while True:
+        try:
+            return trainer.train_step(batches)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # Here, not above: the error holds on to the tensors of the pass that failed.
+        batches = []
+        for optimizer in trainer.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        release_memory()
+        take_less(trainer)
+        batches = trainer.micro_batches(trainer.step)
+        trainer.recut = {trainer.step, trainer.step + 1}
+
+
+def take_less(trainer: Trainer) -> None:
+    """The next smaller way of doing the same.
+
+    Raises:
+        ResourceError: there is none.
+    """
+    if trainer.world.size > 1:
+        raise ResourceError(
+            "memory ran out on one of several processes, whose updates cannot be done again alone: go on with --resume "
+            f"and a smaller --train.micro-batch than {trainer.micro_batch}, then --train.checkpoint-activations, then "
+            "--train.parallel zero1 or fsdp"
+        )
+    rows = min(trainer.micro_batch, len(trainer.task.rows(trainer.step)))
+    if rows > 1:
+        trainer.micro_batch = -(-rows // 2)
+    elif not parallel.checkpoints_activations(trainer.model):
+        parallel.checkpoint_activations(trainer.model)
+    else:
+        raise ResourceError(
+            "memory ran out with one row at once and activation checkpointing: share the model among several devices "
+            "(torchrun, --train.parallel zero1, then fsdp), or take a smaller --model.preset, n-embd or context"
+        )
+
+
+def in_pieces(rows: Sequence[T], size: int, work: Callable[[Sequence[T]], R]) -> Iterator[R]:
+    """`work` on `size` rows at a time; on half as many from there on whenever memory runs out.
+
+    Raises:
+        ResourceError: it runs out with one row.
+    """
+    start = 0
+    while start < len(rows):
+        done = None
+        try:
+            done = [work(rows[start : start + size])]
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        if done is not None:
+            yield done[0]
+            start += size
+            continue
+        if size == 1:
+            raise ResourceError(
+                "memory runs out while one row is evaluated: take a smaller --model.context, n-layer or n-embd"
+            )
+        size = -(-min(size, len(rows)) // 2)
+        release_memory()
+
+
+def state(trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint keeps of it."""
+    return {
+        "planned": trainer.plan.micro_batch,
+        "micro_batch": trainer.micro_batch,
+        "checkpointed": parallel.checkpoints_activations(trainer.model),
+    }
+
+
+def restore(trainer: Trainer, kept: dict[str, Any] | None) -> None:
+    """Cut steps as they were when the checkpoint was written, unless another micro-batch is asked for since."""
+    if kept is None or kept["planned"] != trainer.plan.micro_batch:
+        return
+    trainer.micro_batch = kept["micro_batch"]
+    if kept["checkpointed"]:
+        parallel.checkpoint_activations(trainer.model)
+
+
+def words(step: int, rows: int, *, checkpointed: bool) -> str:
+    """What is said once."""
+    how = ", and activations are computed again on the way back" if checkpointed else ""
+    return f"memory ran out in step {step}: it was done again with {rows} rows at once{how}; the update is the same"

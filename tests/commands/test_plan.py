@@ -1,0 +1,138 @@
+"""`gptworks plan` and `gptworks doctor`, through the front door."""
+
+import json
+import time
+
+import pytest
+
+from gptworks import runs
+from gptworks.cli import main
+from gptworks.recipefile import load
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, byte_tokenizer):
+    folder = tmp_path_factory.mktemp("plan")
+    byte_tokenizer.save(folder / "bytes")
+    (folder / "text.txt").write_text("".join(f"the {n} cats sat on {n * 7} mats. " for n in range(20_000)))
+    line = f"prepare --sources {folder / 'text.txt'} --tokenizer {folder / 'bytes'} --workers 1 --val-by tail"
+    assert main([*line.split(), "--out", str(folder / "set"), "--val-fraction", "0.1"]) == 0
+    return folder / "set"
+
+
+def planned(line, capsys):
+    assert main(["plan", *line.split(), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_recipe_of_system_004_fits_8_gb_at_full_speed(repository, capsys):
+    recipe = repository / "recipes" / "pile-8gb.toml"
+    facts = planned(f"{recipe} --device 3070", capsys)
+    assert facts["parameters"] == 124_011_264  # as counted in the original
+    assert facts["fits"]
+    assert facts["memory_total"] < 0.9 * 8e9
+    assert facts["micro_batches"] == 1  # a whole step at once, no activations computed twice
+    assert facts["tokens_per_second"] > 4 * 4100  # the original's
+    assert main(["plan", str(recipe), "--device", "8GB"]) == 0
+    assert "of 7.20 GB that may be filled: it fits" in capsys.readouterr().out
+
+
+def test_a_plan_in_words_has_what_a_person_asks_for(repository, capsys):
+    line = f"plan {repository}/recipes/gpt-alpha-124m.toml --device a100-40gbx8 --mfu 0.37 --price-per-hour 2"
+    assert main(line.split()) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "124,439,808 parameters (12 layers, 768 wide, context 1024)",
+        "8 x A100 40 GB, bf16, ddp; 524,288 tokens a step",
+        "activations",
+        "it fits",
+        "39,998,980,096 in 76,292 steps: 321.4 for each parameter",
+        "MFU 37.0% by 6N + 12LCT",
+        "GB a step from each device",
+        "device hours",
+        "kWh",
+    ):
+        assert words in said
+
+
+def test_flags_beat_the_recipe_and_what_does_not_fit_is_told_what_would(repository, capsys):
+    line = f"{repository}/recipes/gpt-alpha-124m.toml --device 8GB --model.preset gpt2-xl"
+    facts = planned(line, capsys)
+    assert not facts["fits"]
+    assert facts["change"].endswith("--train.parallel fsdp on 8 such devices")
+    assert "hours" not in facts  # nobody knows how fast a memory is
+    facts = planned(f"{repository}/recipes/quickstart.toml --device cpu --hours 2", capsys)
+    assert facts["parameters"] < 2e6
+    assert facts["steps_in_that_time"] == int(2 * 3600 / facts["step_seconds"])
+
+
+def test_a_dataset_says_how_many_tokens_there_are_and_measuring_how_fast_it_goes(dataset, capsys):
+    shape = "--model.n-layer 1 --model.n-head 2 --model.n-embd 32 --model.context 32 --train.batch-tokens 256"
+    assert planned(f"--data {dataset} {shape}", capsys)["speed_is"] == "assumed"
+    facts = planned(f"--data {dataset} {shape} --train.epochs 2 --measure", capsys)
+    assert facts["speed_is"] == "measured"
+    assert facts["tokens"] == pytest.approx(2 * 514_000, rel=0.2)
+    assert facts["hours"] == pytest.approx(facts["tokens"] / facts["tokens_per_second"] / 3600)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--device pdp11", "--device pdp11 is not known"),
+        ("--hours 1", "plan --hours needs --data DATASET"),
+        ("--hours 1 --data nowhere --device h100", "leave out --device"),
+        ("--out x.toml", "leave out --out"),
+        ("--measure", "needs the recipe's Dataset"),
+        ("--device 8GB --train.max-steps 5 --price-per-kwh 0.3", "--price-per-kwh needs --watts"),
+        ("recipes/spam-gpt2.toml", "finetune classify` says what it needs"),
+        ("--hours 1 --data nowhere", "nowhere"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_line(line, words, repository, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    assert main(["plan", *line.split()]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1, said
+    assert words in said[0]
+
+
+def test_the_doctor_tries_things_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["machine"]["memory_free"] > 0
+    assert found["probes"]["attention: math"]["works"]
+    assert found["probes"]["fp32 products"]["says"].endswith("TFLOP/s")
+    assert found["chosen"].keys() >= {"device", "train.precision", "train.compile", "attention"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_time_becomes_a_recipe_that_can_be_run(dataset, tmp_path, monkeypatch, capsys):
+    from gptworks.plan import hours
+
+    monkeypatch.setattr(hours, "LADDER", hours.LADDER[:2])
+    monkeypatch.setattr(hours, "LOOK", 0.1)
+    monkeypatch.setattr(hours, "LONGER_LOOK", 0.3)
+    file = tmp_path / "planned.toml"
+    facts = planned(f"--hours 0.005 --data {dataset} --out {file}", capsys)
+    recipe = load(file)
+    assert recipe.train.max_steps == facts["steps"]
+    assert recipe.train.max_hours == pytest.approx(0.005 * hours.MARGIN)
+    assert facts["tokens"] == facts["steps"] * recipe.train.batch_tokens
+    told = (facts["steps"] * facts["step_seconds"], 18 - hours.BEFORE_AND_AFTER)
+    assert told[0] < told[1] or facts["steps"] == 20
+    assert main(["plan", str(file), "--device", "8GB"]) == 0
+    assert main(["plan", "--hours", "1", "--data", str(dataset), "--out", str(file)]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_run_ends_within_a_twentieth_of_the_time_asked_for(dataset, tmp_path, monkeypatch, capsys):
+    """On a machine that does nothing else: speed is taken to stay as it was measured."""
+    monkeypatch.chdir(tmp_path)
+    planned(f"--hours 0.05 --data {dataset}", capsys)
+    begun = time.monotonic()
+    assert main(["pretrain", "recipe.toml"]) == 0
+    assert time.monotonic() - begun == pytest.approx(180, rel=0.05)
+    rows = runs.read_rows(tmp_path / "runs" / "recipe" / "metrics.jsonl")
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 1
