@@ -19,7 +19,7 @@ from gptworks.recipefile import as_tables
 from gptworks.train.pretraining import Pretraining
 from gptworks.world import World, describe
 
-BEFORE_AND_AFTER = frozenset({"prepare", "bpe", "evaluate", "perplexity"})
+BEFORE_AND_AFTER = frozenset({"prepare", "bpe", "evaluate", "perplexity", "glue"})
 """Tables that are not part of any run."""
 
 PRETRAINING_IGNORES = BEFORE_AND_AFTER | {"lora", "classify", "instruct"}
