@@ -5,8 +5,12 @@ have none. Labels are taken by name or word, never by position. Space at the end
 phrases end with a blank, its test sentences do not. Rows of QQP without all cells are left out, as the Hub does.
 """
 
+import json
+import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,8 @@ class Source:
 
     place: str
     """hf, hf:OWNER/NAME, or a folder."""
+    copies: Path
+    """Folder in which the Hub's rows are kept, so that every process reads the same, and reads them once."""
     official_rows: bool = True
     """Refuse other numbers of rows than GLUE's own."""
 
@@ -44,19 +50,19 @@ class Source:
         return self.place == "hf" or self.place.startswith("hf:")
 
     def check(self, tasks: tuple[Task, ...]) -> None:
-        """Read every row of a folder's files once, so that what is wrong is known before anything is trained.
+        """Read every row once, so that what is wrong is known before anything is trained; the Hub's are kept.
 
         Raises:
-            DataError: a file is missing or malformed; with file and line.
+            DataError: a file or split is missing or malformed; with file and line.
         """
-        if self.on_hub:
-            return
-        if not Path(self.place).is_dir():
+        if not self.on_hub and not Path(self.place).is_dir():
             raise DataError(f"--data {self.place} is no folder; give the official download's folder, or hf")
         for task in tasks:
             for part in task.parts:
-                for _ in self.rows(task, part):
-                    pass
+                if not self.on_hub:
+                    deque(self._checked(task, part, self._from_file(task, part)), maxlen=0)
+                elif not self._copy(task, part).is_file():
+                    _keep(self._checked(task, part, self._from_hub(task, part)), self._copy(task, part))
 
     def lessons(self, task: Task, limit: int | None) -> Lessons:
         """Training's first `limit` rows, and all of validation.
@@ -76,18 +82,22 @@ class Source:
         return Lessons(Examples(place, splits, task.labels, columns, tuple(remarks)), halves)
 
     def rows(self, task: Task, part: Part, limit: int | None = None) -> Iterator[Example]:
-        """A part's rows (the first `limit`), in order; those of a test have an empty label.
+        """A part's rows (the first `limit`), in order; those of a test have an empty label. After `check`.
 
         Raises:
-            DataError: the file or split is missing or malformed, or holds another number of rows than it should.
+            DataError: the file has been changed since, and is malformed.
         """
+        found = _kept(self._copy(task, part)) if self.on_hub else self._from_file(task, part)
+        return islice(found, limit)
+
+    def _copy(self, task: Task, part: Part) -> Path:
+        return self.copies / task.name / f"{part.name}.jsonl"
+
+    def _checked(self, task: Task, part: Part, found: Iterator[Example]) -> Iterator[Example]:
+        """Rows as they come; refused at the end if they are not as many as there should be."""
         count = 0
-        found = self._from_hub(task, part) if self.on_hub else self._from_file(task, part)
-        for example in found:
+        for count, example in enumerate(found, 1):  # noqa: B007 - counted
             yield example
-            count += 1
-            if count == limit:
-                return
         if self.official_rows and count != part.rows:
             raise DataError(
                 f"{self._name(part)} holds {count:,} rows, and GLUE's {task.title} has {part.rows:,} there: "
@@ -122,6 +132,25 @@ class Source:
             texts = [cell.strip() for cell in cells[: len(task.texts)]]
             label = "" if test else _label(task, cells[-1], task.words, f"{file}:{line}")
             yield Example(texts[0], texts[1] if len(texts) > 1 else None, label)
+
+
+def _keep(examples: Iterator[Example], file: Path) -> None:
+    """Write rows beside the file, then rename: nobody sees a part of them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with draft.open("w", encoding="utf-8") as lines:
+            for example in examples:
+                lines.write(json.dumps([example.text, example.pair, example.label]) + "\n")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _kept(file: Path) -> Iterator[Example]:
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield Example(*json.loads(line))
 
 
 def _cells(

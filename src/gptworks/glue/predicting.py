@@ -47,29 +47,29 @@ class Predictor:
         with self.precision.autocast():
             return answers(self.task, rows.scores(self.model).numpy())
 
+    def row(self, index: int, answer: float) -> str:
+        """A line of a file of predictions."""
+        labels = self.task.labels
+        known = {"label": labels[int(answer)]} if labels else {"value": round(answer, 4)}
+        return json.dumps({"index": index} | known) + "\n"
+
     def write(
         self,
         part: Part,
         examples: Iterator[Example],
-        file: Path,
+        draft: Path,
         say: Callable[[str], None],
         *,
         stretch: int = STRETCH,
     ) -> None:
-        """Fill `file` with a line a row, beside it first; goes on where a killed process stopped."""
-        draft = file.with_name(f".{file.name}.draft")
+        """Fill `draft` with a line a row; goes on where a killed process stopped."""
         done = _whole_lines(draft)
         begun, said, index = time.monotonic(), time.monotonic(), done
         rest = islice(examples, done, None)
         with draft.open("a", encoding="utf-8") as lines:
             while some := list(islice(rest, stretch)):
                 for answer in self(some).tolist():
-                    known = (
-                        {"label": self.task.labels[answer]}
-                        if self.task.labels
-                        else {"value": round(answer, 4)}
-                    )
-                    lines.write(json.dumps({"index": index} | known) + "\n")
+                    lines.write(self.row(index, answer))
                     index += 1
                 lines.flush()
                 if time.monotonic() - said > 10 and index < part.rows:
@@ -77,8 +77,6 @@ class Predictor:
                     left = (said - begun) / (index - done) * (part.rows - index)
                     say(f"{part.submission}: {index:,} of {part.rows:,} rows, {left / 60:.0f} min left")
         runs.sync(draft)
-        draft.replace(file)
-        runs.sync(file.parent)
 
 
 def _whole_lines(draft: Path) -> int:
