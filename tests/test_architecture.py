@@ -17,6 +17,7 @@ FLOORS = [
     {"train", "generate"},
     {"evaluate"},
     {"report"},
+    {"glue"},
     {"commands"},
     {"cli"},
     {"__main__"},
