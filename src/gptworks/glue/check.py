@@ -22,7 +22,7 @@ MOST = 10
 LARGEST = 64 * 2**20
 """Bytes of a zip. A valid one has a hundredth of that."""
 
-LONGEST = 1000
+LONGEST = 200
 """Bytes of a line. A valid one has 25 at most."""
 
 HEADER = "index\tprediction"
@@ -53,12 +53,12 @@ def _check(archive: ZipFile) -> list[str]:
     entries: dict[str, ZipInfo] = {}
     for info in archive.infolist():
         name, complaint = _whose(info)
-        if complaint:
-            about.add(complaint)
-        if name and name in entries:
-            about.add(f"{_shown(info.filename)} is a second {name}")
+        if name in entries:
+            complaint = f"{_shown(info.filename)} is a second {name}"
         elif name:
             entries[name] = info
+        if complaint:
+            about.add(complaint)
     found = about.all()
     for name, (task, part) in SUBMISSION.items():
         if name in entries:
@@ -108,6 +108,7 @@ class Messages:
         self.about = about
         self.found: list[str] = []
         self.more = 0
+        self.last: list[str] = []
 
     def add(self, what: str, line: int | None = None) -> None:
         """Of a line counted from 1, the header being the first; of none, of the whole."""
@@ -117,10 +118,14 @@ class Messages:
         where = f" line {line:,}:" if line else ""
         self.found.append(f"{self.about}{where} {what}".strip())
 
+    def conclude(self, what: str) -> None:
+        """Of the whole, and said however much was found before."""
+        self.last.append(f"{self.about} {what}")
+
     def all(self) -> list[str]:
         """The messages."""
         rest = [f"{self.about}: and {self.more:,} more" if self.about else f"and {self.more:,} more entries"]
-        return self.found + (rest if self.more else [])
+        return self.found + (rest if self.more else []) + self.last
 
 
 def _sheet(archive: ZipFile, info: ZipInfo, task: Task, part: Part) -> list[str]:
@@ -135,9 +140,9 @@ def _sheet(archive: ZipFile, info: ZipInfo, task: Task, part: Part) -> list[str]
             with archive.open(info) as file, BufferedReader(file) as stream:  # type: ignore[arg-type] # the stubs hide its readinto
                 _rows(_lines(stream, about), task, part, about)
         except UnreadableError as error:
-            about.add(str(error))
+            about.conclude(str(error))
         except (BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            about.add(f"cannot be read: {_shown(str(error))}")
+            about.conclude(f"cannot be read: {_shown(str(error))}")
     return about.all()
 
 
@@ -197,7 +202,7 @@ def _rows(lines: Iterator[str], task: Task, part: Part, about: Messages) -> None
                 about.add(wrong, number)
         expected += 1
     if count != part.rows:
-        about.add(f"holds {count:,} rows and must hold {part.rows:,}" + _as_many_as(count))
+        about.conclude(f"holds {count:,} rows and must hold {part.rows:,}" + _as_many_as(count))
 
 
 def _not_two(line: str) -> str:
