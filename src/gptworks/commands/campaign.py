@@ -255,7 +255,7 @@ def _settle(task: Task, lessons: Lessons, recipe: Recipe, world: World, resumed:
     def farewell(trainer: Trainer, reason: str | None) -> None:
         if reason is None:
             assert isinstance(job.material, Classifying)
-            measuring.keep_try(job.recipe, task, lessons, job.material, trainer.model)
+            measuring.keep_try(job.recipe, lessons, job.material, trainer.model, look)
 
     return dataclasses.replace(
         job, duties=dataclasses.replace(job.duties, evaluate=look), farewell=farewell, brief=True

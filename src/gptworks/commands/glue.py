@@ -56,3 +56,55 @@ def glue(
         reason = campaign.go(w)
     print(table.write(glue.out), end="")
     finish(reason)
+
+
+@app.command
+def submit(
+    campaign: Folder,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="The zip to write.")],
+    subject: Annotated[
+        str | None, Parameter(help="Model of the campaign. Default: the checkpoint pretrained longest.")
+    ] = None,
+    fill_majority: Annotated[
+        bool,
+        Parameter(
+            negative=(), help="Fill tasks that were not run with their most frequent class, and say so."
+        ),
+    ] = False,
+) -> None:
+    """Write a campaign's predictions as the zip that GLUE's server takes."""
+    from gptworks.glue import submission
+    from gptworks.report import terminal
+
+    made = submission.write(campaign, out, subject=subject, fill_majority=fill_majority)
+    if made.filled:
+        terminal.say(submission.warning(made.filled))
+    print(f"{made.file}: eleven files, of {made.subject.name}")
+
+
+@app.command
+def check(file: Annotated[Path, Parameter(help="A submission.")], /) -> None:
+    """Say what is wrong with a submission, line by line; exit 2 if anything is."""
+    from gptworks.glue import check
+
+    wrong = check.check(file)
+    for line in wrong:
+        print(line)
+    if wrong:
+        raise SystemExit(2)
+    print(f"{file}: a submission as GLUE's server wants it")
+
+
+@app.command
+def plot(
+    campaign: Folder,
+    /,
+    *others: Annotated[Path, Parameter(help="More campaigns to draw beside it.")],
+) -> None:
+    """Draw what a campaign has measured, as PNG and SVG in its plots/."""
+    from gptworks.glue import plots
+
+    for file in plots.plot(campaign, *others):
+        print(file)

@@ -34,18 +34,20 @@ from gptworks.world import World
 FILE = "glue.json"
 
 
-@dataclass(frozen=True)
+@dataclass
 class TaskScores:
     """Validation's loss, and the task's own metrics, as rows of a run's log; of MNLI the matched half's."""
 
     loss: LabelLoss
     task: Task
+    said: np.ndarray | None = None
+    """What was said of each row last."""
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """`val_loss` and so on, and `val_matthews_correlation` and such."""
         scores: Tensor = self.loss.scores(model)
-        half = {"matched": (answers(self.task, scores.numpy()), self.loss.examples.targets)}
-        found = measure(self.task, half)
+        self.said = answers(self.task, scores.numpy())
+        found = measure(self.task, {"matched": (self.said, self.loss.examples.targets)})
         return self.loss.summary(scores) | {f"val_{name}": value for name, value in found.items()}
 
 
@@ -59,15 +61,23 @@ def truth(task: Task, lessons: Lessons) -> dict[str, np.ndarray]:
     }
 
 
-def keep_try(recipe: Recipe, task: Task, lessons: Lessons, work: Classifying, model: nn.Module) -> None:
-    """Measure a try that is trained, on all of validation, and write what came out."""
+def keep_try(recipe: Recipe, lessons: Lessons, work: Classifying, model: nn.Module, look: TaskScores) -> None:
+    """Measure a try that is trained, on all of validation, and write what came out.
+
+    What the training's last look saw is not measured again, unless the training ended in an earlier process.
+    """
+    task = look.task
     begun, run = time.monotonic(), recipe.out
     assert run is not None
     inner = unwrap(model)
     assert isinstance(inner, classifier.Classifier)
     predictor = Predictor(inner, work.tokenizer, task, recipe.classify, work.plan.precision)
     true = truth(task, lessons)
-    halves: Halves = {name: (predictor(half), true[name]) for name, half in lessons.halves.items()}
+    seen = {} if look.said is None else {task.validation[0].name: look.said}
+    halves: Halves = {
+        name: (seen[name] if name in seen else predictor(half), true[name])
+        for name, half in lessons.halves.items()
+    }
     metrics = measure(task, halves)
     folder = run / "results"
     folder.mkdir(exist_ok=True)
