@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -250,6 +251,33 @@ def test_adapters_and_models_that_are_kept(base, data, tmp_path):
     run = out / "cells/base/stsb" / kept[0]
     assert (runs.find_checkpoint(run) / "adapter_config.json").is_file()
     assert gptworks(f"classify {run} --text 'a cat' --pair 'the mat'") == 0
+
+
+def test_a_campaign_becomes_a_submission_and_pictures(base, tmp_path, capsys):
+    """With WNLI's official numbers of rows, and the other tasks filled."""
+    data, out, file = official.write(tmp_path / "glue", ("wnli",), whole=True), tmp_path / "c", tmp_path / "s.zip"
+    line = f"glue --model {base} --data {data} --out {out} --tasks wnli --tries 1 --epochs 0.1 --eval-every 0"
+    assert gptworks(line) == 0
+    assert gptworks(f"glue submit {out} --out {file}") == 2
+    assert "add --fill-majority" in capsys.readouterr().err
+    assert not file.exists()
+    assert gptworks(f"glue submit {out} --out {file} --fill-majority") == 0
+    assert "not run, and filled with one answer throughout: CoLA (1)" in capsys.readouterr().err
+    assert gptworks(f"glue check {file}") == 0
+    with zipfile.ZipFile(file) as archive:
+        lines = archive.read("WNLI.tsv").decode().splitlines()
+    part = TASKS["wnli"].tests[0]
+    said = list(records.read_predictions(records.cell(out, "base", "wnli"), part))
+    assert lines[0] == "index\tprediction"
+    assert lines[1:] == [f"{n}\t{TASKS['wnli'].word_of[answer]}" for n, answer in enumerate(said)]
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("more/notes.txt", "x")
+    assert gptworks(f"glue check {file}") == 2
+    assert "notes.txt" in capsys.readouterr().out
+    assert gptworks(f"glue plot {out}") == 0
+    drawn = capsys.readouterr().out.split()
+    assert {file.rpartition(".")[2] for file in drawn} == {"png", "svg"}
+    assert all((tmp_path / file).stat().st_size > 5000 for file in drawn)
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ class Source:
         if limit is not None and limit < task.train.rows:
             remarks.append(f"trained on the first {len(train):,} of {task.train.rows:,} rows")
         splits = {"train": train, "val": next(iter(halves.values())), "test": []}
-        pair = task.texts[1] if len(task.texts) > 1 else None
-        columns = Choice(task.texts[0], pair, task.headings[-1])
+        text, *pair = task.texts
+        columns = Choice(text, pair[0] if pair else None, task.headings[-1])
         place = Path(f"hf:{self._repository}:{task.name}" if self.on_hub else f"{self.place}/{task.title}")
         return Lessons(Examples(place, splits, task.labels, columns, tuple(remarks)), halves)
 

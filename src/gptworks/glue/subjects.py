@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from gptworks import runs
 from gptworks.errors import CheckpointError, ConfigError
@@ -82,5 +83,5 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _state(checkpoint: Path) -> dict[str, float]:
+def _state(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / runs.STATE).read_text(encoding="utf-8"))
