@@ -473,7 +473,8 @@ class GlueOptions:
     run: Path | None = None
     """Pretraining run whose checkpoints are measured. Default: with a recipe and no model, the recipe's `out`."""
     checkpoints: str = "last"
-    """Which of the run's: last; all (those that are kept, see save, and the last); or epochs, such as 0,1,2.5."""
+    """Which of the run's: last; all (those of save.at_start and save.every_epochs, and the last; without any, every one
+    there is); or epochs, such as 0,1,2.5."""
     model: tuple[str, ...] = ()
     """MODELs to measure, by the same path: gpt2, gpt2-medium, RUN@step-400, a folder."""
     tasks: tuple[str, ...] = ("all",)

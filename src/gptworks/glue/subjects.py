@@ -34,8 +34,9 @@ def _steps(options: GlueOptions) -> list[str]:
     if asked == "last":
         return [f"step-{_state(last)['step']}"]
     have = runs.checkpoints(run)
-    if asked == "all":
-        return [f"step-{one.step}" for one in have if one.kept or one.path == last]
+    if asked == "all":  # marked ones, by save.every_epochs and save.at_start; the others come and go
+        marked = [one for one in have if one.kept or one.path == last]
+        return [f"step-{one.step}" for one in (marked if len(marked) > 1 else have)]
     folders = [runs.find_checkpoint(run, f"epoch-{_epoch(word)}") for word in asked.split(",")]
     return [f"step-{step}" for step in sorted({_state(folder)["step"] for folder in folders})]
 
