@@ -17,7 +17,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -205,10 +205,20 @@ def trainer(case: dict[str, Any], data: Texts, watch: Watch, *, tuned: bool = Fa
 
 
 def one_at_a_time(case: dict[str, Any], data: Texts, watch: Watch) -> None:
-    """A text a forward pass, without padding; gradients of a batch added up, then an update."""
+    """GluePT's way, with transformers' network."""
+    model = _their_model(case).to(watch.device)
+    singly(model, lambda ids, label: model(input_ids=ids, labels=label).loss, case, data, watch)
+
+
+def singly(
+    model: Any, loss_of: Callable[[Any, Any], Any], case: dict[str, Any], data: Texts, watch: Watch
+) -> None:
+    """A text a forward pass, without padding; gradients of a batch added up, then an update.
+
+    `loss_of` takes a text's (1, T) ids and its (1,) class.
+    """
     import torch
 
-    model = _their_model(case).to(watch.device)
     fused = watch.device.type == "cuda"
     optimizer = torch.optim.AdamW(model.parameters(), LR, BETAS, weight_decay=WEIGHT_DECAY, fused=fused)
     chance = np.random.default_rng(0)
@@ -221,7 +231,7 @@ def one_at_a_time(case: dict[str, Any], data: Texts, watch: Watch) -> None:
                 ids = torch.from_numpy(data[0][number])[None].to(watch.device)
                 label = torch.tensor([data[1][number]], device=watch.device)
                 with torch.autocast("cuda", torch.float16, enabled=fused):  # theirs; on a CPU it is float32
-                    loss = model(input_ids=ids, labels=label).loss / len(chosen)
+                    loss = loss_of(ids, label) / len(chosen)
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -29,6 +29,10 @@ def table() -> str:
     for field in dataclasses.fields(recipe.Recipe):
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             page += ["", *rows(field.type, f"[{field.name}]")]
+    names = [
+        field.name for field in dataclasses.fields(recipe.GlueOptions) if dataclasses.is_dataclass(field.type)
+    ]
+    page += ["", *rows(recipe.GlueTaskOptions, ", ".join(f"[glue.{name}]" for name in names))]
     return "\n".join(page) + "\n"
 
 

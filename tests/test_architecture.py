@@ -17,6 +17,7 @@ FLOORS = [
     {"train", "generate"},
     {"evaluate", "plan"},
     {"report"},
+    {"glue"},
     {"commands"},
     {"cli"},
     {"__main__"},

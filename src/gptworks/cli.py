@@ -27,6 +27,7 @@ FLAT = {
     "finetune classify": "classify",
     "finetune instruct": "instruct",
     "evaluate": "evaluate",
+    "glue": "glue",
 }
 """Verbs whose own table is written without its prefix: `prepare --sources`, not `prepare --prepare.sources`."""
 
@@ -75,6 +76,8 @@ def build() -> App:
     verb(app, "classify:classify", "Say the class of texts, with a fine-tuned classifier.")
     verb(app, "merge:merge", "Fold a LoRA adapter into the weights.")
     verb(app, "evaluate:evaluate", "Measure models: perplexity, multiple choice, lm-evaluation-harness.")
+    nine = "Fine-tune models on GLUE's nine tasks; submit and draw what came out."
+    app.command("gptworks.commands.glue:app", name="glue", help=nine, group=LIFE, sort_key=next(order))
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
     verb(app, "judge:judge", "Let another model score a run's answers, or compare them with others.", CARE)
     verb(
@@ -153,11 +156,10 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
         if word.startswith("-"):
             break
         words.append(word)
-    name = next(
-        (" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in (*FLAT, "pretrain", "plan")), None
-    )
-    if name is None:
-        return argv, None, []
+    takers = (*FLAT, "pretrain", "plan")
+    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in takers), None)
+    if name is None or (name == "glue" and len(words) > 1 and not words[1].endswith(".toml")):
+        return argv, None, []  # `glue submit` and such take no recipe
     head, rest = argv[: name.count(" ") + 1], argv[name.count(" ") + 1 :]
     if name in FLAT:
         rest = [re.sub(rf"^--{FLAT[name]}\.", "--", word) for word in rest]
@@ -166,6 +168,8 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
         file = None
     under = _recipe_of_run(rest) if file is None and "--resume" in rest else file
     given = _without_beaten(tables(under), rest) if under else {}
+    if name == "glue" and under and not {"--model", "--run"} & {word.partition("=")[0] for word in rest}:
+        given = _with_run(given)
     layers = [layer(_fit(name, given, app), under, name)] if under else []
     adapts = any(word.startswith("--lora.") for word in rest) or given.get("lora", {}).get("rank", 0)
     if name.startswith("finetune") and adapts:
@@ -180,6 +184,16 @@ def _without_beaten(given: dict[str, Any], rest: list[str]) -> dict[str, Any]:
         if flag in flags and beaten in given.get("train", {}):
             given = given | {"train": {key: item for key, item in given["train"].items() if key != beaten}}
     return given
+
+
+def _with_run(given: dict[str, Any]) -> dict[str, Any]:
+    """`glue RECIPE` measures the run that the same recipe pretrains, where it names no other model."""
+    table = given.get("glue", {})
+    return (
+        given
+        if "out" not in given or {"run", "model"} & table.keys()
+        else given | {"glue": {"run": given["out"]} | table}
+    )
 
 
 def _task(file: Path) -> str:

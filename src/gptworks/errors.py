@@ -13,6 +13,10 @@ class ConfigError(UserError):
     """An option is unknown, has the wrong type, or contradicts another option."""
 
 
+class InUseError(ConfigError):
+    """Another process works in the folder."""
+
+
 class DataError(UserError):
     """A text source, Dataset, token shard or tokenizer is missing or malformed."""
 

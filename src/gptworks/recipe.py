@@ -426,6 +426,8 @@ class ClassifyOptions:
     """Longer texts are cut (and counted). Default: the model's context."""
     pair_separator: str = "\n"
     """Text between the two of a pair; may be empty."""
+    both_orders: bool = False
+    """Read every pair both ways round and average the outputs: for what does not depend on the order."""
     tries: PositiveInt = 1
     """Train this many times with train.seed, the next seed, ...; the best is kept, and mean and deviation are said."""
     keep_by: Literal[
@@ -469,6 +471,95 @@ class InstructOptions:
     """Longest of these answers."""
 
 
+@Parameter(group="glue, task by task", show=False)
+@dataclass(frozen=True, kw_only=True)
+class GlueTaskOptions:
+    """How one of GLUE's tasks is learned; it beats what [glue] says for all of them.
+
+    Default: table 4.6 of the thesis behind GluePT, in `src/gptworks/glue/tasks.py`.
+    """
+
+    epochs: Positive | None = None
+    """Passes over the training rows, fractions allowed."""
+    tries: PositiveInt | None = None
+    """Fine-tunings, each with another seed."""
+    eval_every: NonNegativeInt | None = None
+    """Steps between looks at validation."""
+    dropout: Fraction | None = None
+    """Drop probability while training."""
+    lr: Positive | None = None
+    """Peak learning rate."""
+    limit: PositiveInt | None = None
+    """Train on the first N rows only. Validation and test are always whole."""
+
+
+@Parameter(group="glue")
+@dataclass(frozen=True, kw_only=True)
+class GlueOptions:
+    """Fine-tuning models on GLUE's nine tasks: checkpoints of a run, finished models, or both."""
+
+    run: Path | None = None
+    """Pretraining run whose checkpoints are measured. Default: with a recipe and no model, the recipe's `out`."""
+    checkpoints: str = "last"
+    """Which of the run's: last; all (those of save.at_start and save.every_epochs, and the last; without any, every one
+    there is); or epochs, such as 0,1,2.5."""
+    model: tuple[str, ...] = ()
+    """MODELs to measure, by the same path: gpt2, gpt2-medium, RUN@step-400, a folder."""
+    tasks: tuple[str, ...] = ("all",)
+    """cola sst2 mrpc stsb qqp mnli qnli rte wnli; or all. AX, the diagnostic, comes with mnli."""
+    data: str = "hf"
+    """hf: nyu-mll/glue on the Hugging Face Hub; hf:OWNER/NAME laid out alike; or the folder of the official TSVs."""
+    out: Path | None = None
+    """Campaign folder to make."""
+    epochs: Positive | None = None
+    """Of every task. Default: the task's own."""
+    tries: PositiveInt | None = None
+    """Fine-tunings of every task with seeds one apart; the best by validation is kept, mean and deviation are said."""
+    eval_every: NonNegativeInt | None = None
+    """Steps between looks at validation; 0: only at start and end. Default: the task's own."""
+    dropout: Fraction | None = None
+    """Drop probability while training. Default: the task's own."""
+    lr: Positive | None = None
+    """Peak learning rate. Default: the task's own; 5e-4 with lora.rank."""
+    limit: PositiveInt | None = None
+    """Train on the first N rows of every task only. Validation and test are always whole."""
+    batch: PositiveInt = 32
+    """Rows per optimizer step."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """AdamW's."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Of matrices."""
+    clip: NonNegativeFloat = 1.0
+    """The gradient's norm is clipped to this; 0 does not clip."""
+    warmup: Fraction = 0.002
+    """Share of the steps in which the learning rate rises; it then falls to 0 in a straight line."""
+    train_layers: Literal["all", "last-block", "head"] = "all"
+    """What is trained: everything; the last block, the norm after it and the head; the head. Not with lora.rank."""
+    pair_separator: str = "\n"
+    """Text between the two of a pair; empty joins them directly, as GluePT does."""
+    max_tokens: PositiveInt | None = None
+    """Longer texts are cut (and counted). Default: the model's context."""
+    seed: NonNegativeInt = 0
+    """Of every cell's first try."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """As train.precision."""
+    micro_batch: Annotated[int | Literal["auto"], Parameter(accepts_keys=False)] = "auto"
+    """As train.micro_batch."""
+    keep_models: bool = False
+    """Keep the best try's checkpoint of every cell. Otherwise only scores and predictions stay."""
+    official_rows: bool = True
+    """Refuse data whose numbers of rows are not GLUE's own."""
+    cola: GlueTaskOptions = GlueTaskOptions()
+    sst2: GlueTaskOptions = GlueTaskOptions()
+    mrpc: GlueTaskOptions = GlueTaskOptions()
+    stsb: GlueTaskOptions = GlueTaskOptions()
+    qqp: GlueTaskOptions = GlueTaskOptions()
+    mnli: GlueTaskOptions = GlueTaskOptions()
+    qnli: GlueTaskOptions = GlueTaskOptions()
+    rte: GlueTaskOptions = GlueTaskOptions()
+    wnli: GlueTaskOptions = GlueTaskOptions()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One piece of work, from texts to a trained model. A verb uses its own tables and leaves the others alone."""
@@ -489,6 +580,7 @@ class Recipe:
     instruct: InstructOptions = field(default_factory=InstructOptions)
     eval: EvalOptions = field(default_factory=EvalOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    glue: GlueOptions = field(default_factory=GlueOptions)
     perplexity: PerplexityOptions = field(default_factory=PerplexityOptions)
     save: SaveOptions = field(default_factory=SaveOptions)
     sample: SampleOptions = field(default_factory=SampleOptions)

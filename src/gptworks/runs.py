@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptworks.errors import CheckpointError, ConfigError, ResourceError
+from gptworks.errors import CheckpointError, InUseError, ResourceError
 
 MARKER = "trainer/complete.json"
 STATE = "trainer/state.json"
@@ -116,7 +116,7 @@ def locked(run: Path, *, hold: bool = True) -> Iterator[None]:
     With several processes one holds it for all: the others pass hold=False.
 
     Raises:
-        ConfigError: another process holds it.
+        InUseError: another process holds it.
     """
     if not hold:
         yield
@@ -126,7 +126,7 @@ def locked(run: Path, *, hold: bool = True) -> Iterator[None]:
         if not _try_lock(file.fileno()):
             file.seek(0)
             owner = file.read(200).strip() or "another process"
-            raise ConfigError(f"{run} is in use by {owner}; wait for it, stop it, or give another --out")
+            raise InUseError(f"{run} is in use by {owner}; wait for it, stop it, or give another --out")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

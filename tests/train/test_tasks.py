@@ -55,6 +55,21 @@ def test_numbers_have_squared_errors_and_minus_100_is_a_number():
     assert label_loss(torch.tensor([[-99.0], [3.0], [0.0]]), batch) == pytest.approx(1 + 4)
 
 
+def test_both_orders_of_a_pair_are_read_and_their_outputs_averaged():
+    model = classifier.on(tiny(), (), seed=0)
+    rows, turned = some_texts(6), some_texts(6, seed=1)
+    values = np.arange(6, dtype=np.float32)
+    both = Labelled(rows, values, END, 48, turned)
+    outputs = [Labelled(side, values, END).scores(model) for side in (rows, turned)]
+    wanted = (outputs[0] + outputs[1]) / 2
+    assert torch.equal(both.scores(model), wanted)
+    assert not torch.allclose(outputs[0], outputs[1], atol=0.01)
+    loss = Classification(both, 6, 0).loss(model, both.batch(range(6)))
+    assert loss.item() == pytest.approx(
+        (wanted[:, 0] - torch.from_numpy(values)).square().sum().item(), rel=1e-5
+    )
+
+
 def stepped(micro_batch, *, targets=None, room=0):
     """Weights after three steps cut into micro-batches of this size."""
     task = a_task(batch=7, targets=targets, room=room)

@@ -56,6 +56,8 @@ def _lines(file: Path) -> list[str]:
 
 
 def _answers(spec: str, examples: list[Example]) -> list[dict[str, Any]]:
+    import numpy as np
+
     from gptworks.evaluate.classification import softmax
     from gptworks.model import checkpoint, classifier
     from gptworks.train import classifying
@@ -66,8 +68,8 @@ def _answers(spec: str, examples: list[Example]) -> list[dict[str, Any]]:
     tokenizer = checkpoint.load_tokenizer(folder)
     options = classifying.options_of(folder)
     longest = options.max_tokens or model.config.context
-    rows, _ = classifying.encode(examples, tokenizer, longest, options.pair_separator)
-    scores = classifier.predict(model, rows, tokenizer.eos_id or 0).numpy()
+    texts, _ = classifying.labelled(examples, np.zeros(len(examples)), tokenizer, longest, options)
+    scores = texts.scores(model).numpy()
     if model.regression:
         return [{"value": float(score)} for score in scores[:, 0]]
     return [

@@ -71,21 +71,22 @@ def classify(
         log=log,
     )
     if classify.tries == 1:
-        finish(start(whole, _settle, resume=resume))
+        finish(start(whole, settle, resume=resume))
     else:
         from gptworks.data import examples
 
         assert data is not None
         found = examples.load(data, classify)
-        finish(run_tries(whole, found, partial(_settle, one_of_several=found), resume=resume))
+        finish(run_tries(whole, found, partial(settle, one_of_several=found), resume=resume))
 
 
-def _settle(
+def settle(
     recipe: Recipe,
     world: World,
     resumed: Path | None,  # noqa: ARG001 - always from its base
     one_of_several: Examples | None = None,
 ) -> Job:
+    """What a recipe comes to; of several with the same examples these are given."""
     from gptworks.data import examples
     from gptworks.train import classifying, finetuning, record
 

@@ -53,6 +53,8 @@ class Job:
     """Says and draws what came out; called with what stopped the run early, or None."""
     memory: dict[str, int] | None = None
     """Bytes that training is estimated to add to what the process holds, part by part; said, and compared after."""
+    brief: bool = False
+    """One of many: it announces nothing, shows little, and has no page."""
 
 
 def needed(verb: str, **given: object) -> None:
@@ -89,7 +91,7 @@ def start_in(
 ) -> str | None:
     """`start`, for a process that has joined its world already."""
     from gptworks import runs
-    from gptworks.train import parallel, record, saving
+    from gptworks.train import record, saving
     from gptworks.train.session import Session, resume_point
     from gptworks.train.trainer import Trainer
     from gptworks.world import held_memory, peak_memory
@@ -103,11 +105,9 @@ def start_in(
     job = settle(record.adopt(recipe) if resume else recipe, w, so_far.path if so_far else None)
     if resume and runs.checkpoints(run):
         record.check_same(job.recipe, job.material, say, job.ignores)
-    if parallel.compiles(job.recipe.train, w) and (reason := parallel.why_not_compiled(w.device)):
-        say(f"torch.compile does not work here ({reason}): going on without it")
+    say = _silent if job.brief else say
     record.check_alike(job.recipe, job.material, job.model, w)
-    model = parallel.prepare(job.model, job.recipe.train, w, job.plan.precision)
-    trainer = Trainer(model, job.task, job.plan, job.recipe.optim, w)
+    trainer = Trainer(_prepared(job, w, say), job.task, job.plan, job.recipe.optim, w)
     with runs.locked(run, hold=w.main):
         point = resume_point(run, say, clear=w.main) if resume else None
         done = so_far.step if so_far and point else 0
@@ -123,7 +123,9 @@ def start_in(
             say(
                 f"about {sum(job.memory.values()) / 1e9:.2f} GB of memory will be added to the {_gb(held)} held now"
             )
-        with terminal.TrainingDisplay(job.plan.max_steps, done, silent=not w.main) as display:
+        with terminal.TrainingDisplay(
+            job.plan.max_steps, done, silent=not w.main, brief=job.brief
+        ) as display:
             reason = Session(run, trainer, job.duties, display).go(point)
         if w.main and job.memory is not None and done < job.plan.max_steps:
             say(_measured(run, job.memory, held, peak_memory(w.device)))
@@ -139,7 +141,7 @@ def _finish(run: Path, job: Job, trainer: Trainer, reason: str | None) -> None:
     with parallel.whole(trainer.model, keep=w.main):
         if w.main:
             job.farewell(trainer, reason)
-            if reason in {None, "train.max_hours"}:  # who was asked to stop leaves at once
+            if reason in {None, "train.max_hours"} and not job.brief:  # who was asked to stop leaves at once
                 _report(run, voice(w))
         w.wait_for_main()
 
@@ -162,6 +164,15 @@ def _fastest(job: Job, trainer: Trainer, say: Callable[[str], None], *, asked: i
     )
     train = replace(job.recipe.train, micro_batch=rows)
     return replace(job, plan=trainer.plan, recipe=replace(job.recipe, train=train))
+
+
+def _prepared(job: Job, w: World, say: Callable[[str], None]) -> nn.Module:
+    """The model as it is trained: compiled, shared."""
+    from gptworks.train import parallel
+
+    if parallel.compiles(job.recipe.train, w) and (reason := parallel.why_not_compiled(w.device)):
+        say(f"torch.compile does not work here ({reason}): going on without it")
+    return parallel.prepare(job.model, job.recipe.train, w, job.plan.precision)
 
 
 def _measured(run: Path, estimated: dict[str, int], held: int | None, peak: int | None) -> str:
@@ -198,4 +209,4 @@ def _report(run: Path, say: Callable[[str], None]) -> None:
 
 
 def _silent(_: str) -> None:
-    """What processes other than the main one say."""
+    """What says nothing: other processes than the main one, and one of many runs."""

@@ -119,16 +119,37 @@ def tables(name: str, limit: int | None) -> list[tuple[str, Table]]:
         ]
 
 
+def rows(name: str, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of one split of `hf:OWNER/NAME[:CONFIG]` as they come; classes by name, None where there is none.
+
+    Raises:
+        DataError: there is no such dataset, configuration or split, or nobody answers.
+    """
+    pinned = pin(name, split)
+    with in_one_line(f"{name} (split {split})"):
+        stream = open_stream(pinned)
+        for batch in stream.iter(batch_size=ROWS):
+            columns = _named(batch, stream.features)
+            for values in zip(*columns.values(), strict=True):
+                yield dict(zip(columns, values, strict=True))
+
+
 def _columns(rows: Any) -> Columns:
     """A split's columns; numbers of classes as the classes' names, None where there is none."""
     columns: Columns = {}
     for batch in rows.iter(batch_size=ROWS):
         for name, values in batch.items():
             columns.setdefault(name, []).extend(values)
-    for name, feature in (rows.features or {}).items():
+    return _named(columns, rows.features)
+
+
+def _named(columns: Columns, features: Any) -> Columns:
+    """Columns with the classes' names instead of their numbers."""
+    named = dict(columns)
+    for name, feature in (features or {}).items():
         if names := getattr(feature, "names", None):
-            columns[name] = [None if n is None or n < 0 else names[n] for n in columns.get(name, [])]
-    return columns
+            named[name] = [None if n is None or n < 0 else names[n] for n in columns.get(name, [])]
+    return named
 
 
 def _stream(pinned: str, name: str, keys: Keys) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 from gptworks.data.examples import Examples
 from gptworks.evaluate import classification
-from gptworks.model.classifier import Classifier, predict
+from gptworks.model.classifier import Classifier
 from gptworks.train.tasks import Labelled
 from gptworks.world import default_device
 
@@ -17,7 +17,7 @@ def score(
 ) -> dict[str, Any]:
     """Scores on a held-out split, with the baselines that training's labels give."""
     train, test = encoded["train"], encoded[split]
-    logits = predict(model.to(default_device()), test.rows, test.padding).numpy()
+    logits = test.scores(model.to(default_device())).numpy()
     if model.regression:
         return classification.number_scores(logits[:, 0], test.targets, train.targets)
     wrong = classification.mistakes(logits, test.targets, model.labels, MISTAKES)

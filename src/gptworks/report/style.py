@@ -133,7 +133,13 @@ def picture(
             bottom=BOTTOM / height,
             top=1 - (TOP + LEGEND_ROW * rows) / height,
         )
-        out = io.StringIO()
+    return finished(name, title, figure, caption)
+
+
+def finished(name: str, title: str, figure: Figure, caption: str = "") -> Picture:
+    """A figure that was drawn under RC, as a picture."""
+    out = io.StringIO()
+    with mpl.rc_context(RC):
         figure.savefig(out, format="svg", metadata={"Date": None})
     svg = out.getvalue().replace("font-family: sans-serif", "font-family: system-ui, sans-serif")
     return Picture(name, title, caption, svg, figure)

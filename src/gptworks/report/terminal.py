@@ -13,12 +13,12 @@ err = Console(stderr=True, highlight=False)
 
 
 class TrainingDisplay:
-    """Loss, tokens/s, time left. Silent on every process but the main one."""
+    """Loss, tokens/s, time left. Silent on every process but the main one. Brief: a line a minute, no evaluations."""
 
-    def __init__(self, max_steps: int, done: int, *, silent: bool = False) -> None:
-        self.live = err.is_terminal and not silent
+    def __init__(self, max_steps: int, done: int, *, silent: bool = False, brief: bool = False) -> None:
+        self.live, self.brief = err.is_terminal and not silent, brief
         self.silent, self.max_steps = silent, max_steps
-        self.last_line, self.val = 0.0, ""
+        self.last_line, self.val = time.monotonic() if brief else 0.0, ""
         self.progress = Progress(
             TextColumn("[bold]training"),
             BarColumn(),
@@ -44,13 +44,15 @@ class TrainingDisplay:
             return
         if "val_loss" in row:
             self.val = f"  val {row['val_loss']:.3f}"
-            if not self.live:
+            if not self.live and not self.brief:
                 err.print(f"step {row['step']}/{self.max_steps}  validation loss {row['val_loss']:.4f}")
             return
         facts = f"loss {row['loss']:.3f}{self.val}  {row['tokens_per_second']:,.0f} tok/s"
         if self.live:
             self.progress.update(self.task, completed=row["step"], facts=facts)
-        elif time.monotonic() - self.last_line > 10 or row["step"] == self.max_steps:
+        elif time.monotonic() - self.last_line > (60 if self.brief else 10) or (
+            row["step"] == self.max_steps and not self.brief
+        ):
             self.last_line = time.monotonic()
             left = (self.max_steps - row["step"]) * row["targets"] / max(1.0, row["tokens_per_second"])
             err.print(f"step {row['step']}/{self.max_steps}  {facts}  {clock(left)} left")

@@ -78,8 +78,8 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
     longest = finetuning.longest(options.max_tokens, config)
     encoded, truncated = {}, 0
     for split in SPLITS:
-        rows, cut = encode(examples.splits[split], tokenizer, longest, options.pair_separator)
-        encoded[split] = Labelled(rows, examples.targets(split), tokenizer.eos_id or 0, min(longest, ROOM))
+        targets = examples.targets(split)
+        encoded[split], cut = labelled(examples.splits[split], targets, tokenizer, longest, options)
         truncated += cut
     if not encoded["train"].rows:
         raise DataError(f"{examples.path} leaves nothing to train on")
@@ -96,6 +96,24 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
     evaluate = LabelLoss(encoded["val"], numbers) if encoded["val"].rows else None
     model, adapted = starting_model(recipe, folder, examples.labels)
     return Classifying(model, task, plan, evaluate, tokenizer, adapted, examples, encoded, truncated, memory)
+
+
+def labelled(
+    examples: list[Example], targets: np.ndarray, tokenizer: Tokenizer, longest: int, options: ClassifyOptions
+) -> tuple[Labelled, int]:
+    """Examples as a model reads them, in both orders where that is asked for; and how many had to be cut.
+
+    Raises:
+        ConfigError: both orders of a single text.
+    """
+    rows, cut = encode(examples, tokenizer, longest, options.pair_separator)
+    swapped = None
+    if options.both_orders:
+        if any(example.pair is None for example in examples):
+            raise ConfigError("--both-orders reads pairs both ways round, and these texts are no pairs")
+        turned = [dataclasses.replace(one, text=one.pair or "", pair=one.text) for one in examples]
+        swapped, _ = encode(turned, tokenizer, longest, options.pair_separator)
+    return Labelled(rows, targets, tokenizer.eos_id or 0, min(longest, ROOM), swapped), cut
 
 
 def encode(
@@ -142,14 +160,15 @@ def memory_needs(
     numbers: precision.Precision,
 ) -> fit.FineTuning:
     """What fit.py asks of a classifier that is to be trained."""
-    lengths = sorted((len(row) for row in texts.rows), reverse=True)
+    lengths = sorted((len(row) for row in [*texts.rows, *(texts.swapped or [])]), reverse=True)
+    orders = 1 if texts.swapped is None else 2
 
     @functools.cache
     def sketch(one: Recipe) -> Classifier:
         return prepared(classifier.on(skeleton(config), labels, seed=0), one)
 
     def shape(texts_at_once: int) -> tuple[int, int]:
-        return shelve(lengths[:texts_at_once], texts.room)[1]
+        return shelve(lengths[: orders * texts_at_once], texts.room)[1]
 
     return fit.FineTuning(recipe, config, sketch, shape, numbers, vocabulary=False)
 

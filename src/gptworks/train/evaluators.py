@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gptworks.data.dataset import Split
 from gptworks.data.order import stack
-from gptworks.model.classifier import Classifier, predict
+from gptworks.model.classifier import Classifier
 from gptworks.train.out_of_memory import in_pieces
 from gptworks.train.parallel import unwrap
 from gptworks.train.precision import Precision
@@ -70,13 +70,21 @@ class LabelLoss:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """`val_loss` in nats (or squared errors) per text; `val_accuracy` where there are classes."""
+        return self.summary(self.scores(model))
+
+    def scores(self, model: nn.Module) -> Tensor:
+        """(N, K) scores, on the CPU."""
         was_training = model.training
         model.eval()
         inner = unwrap(model)
         assert isinstance(inner, Classifier)
         with self.precision.autocast():
-            scores = predict(inner, self.examples.rows, self.examples.padding)
+            scores = self.examples.scores(inner)
         model.train(was_training)
+        return scores
+
+    def summary(self, scores: Tensor) -> dict[str, float]:
+        """What (N, K) scores come to."""
         targets = torch.from_numpy(self.examples.targets)
         if targets.is_floating_point():
             return {"val_loss": (scores[:, 0] - targets).square().mean().item()}

@@ -21,7 +21,7 @@ from gptworks.recipefile import as_tables
 from gptworks.train.pretraining import Pretraining
 from gptworks.world import World, describe
 
-BEFORE_AND_AFTER = frozenset({"prepare", "bpe", "evaluate", "perplexity"})
+BEFORE_AND_AFTER = frozenset({"prepare", "bpe", "evaluate", "perplexity", "glue"})
 """Tables that are not part of any run."""
 
 PRETRAINING_IGNORES = BEFORE_AND_AFTER | {"lora", "classify", "instruct"}
@@ -84,7 +84,17 @@ def write(recipe: Recipe, dataset: Material, world: World, ignores: frozenset[st
     tables = as_tables(recipe)
     used = {name: value for name, value in tables.items() if name not in ignores}
     runs.write_text(recipe.out / "recipe.toml", tomli_w.dumps(used))
-    environment = {
+    learned = {
+        "dataset": str(dataset.path),
+        "dataset_fingerprint": dataset.fingerprint,
+        "tokenizer_fingerprint": dataset.tokenizer_fingerprint,
+    }
+    runs.write_json(recipe.out / "environment.json", environment(world) | learned)
+
+
+def environment(world: World) -> dict[str, Any]:
+    """What work is done with: versions and machine."""
+    return {
         "gptworks": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -92,11 +102,7 @@ def write(recipe: Recipe, dataset: Material, world: World, ignores: frozenset[st
         "device": describe(world.device),
         "processes": world.size,
         "threads": torch.get_num_threads(),
-        "dataset": str(dataset.path),
-        "dataset_fingerprint": dataset.fingerprint,
-        "tokenizer_fingerprint": dataset.tokenizer_fingerprint,
     }
-    runs.write_json(recipe.out / "environment.json", environment)
 
 
 def check_alike(recipe: Recipe, dataset: Material, model: nn.Module, world: World) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gptworks.data.order import Order, derive_seed, stack
 from gptworks.model.attention import packed
-from gptworks.model.classifier import collate
+from gptworks.model.classifier import Classifier, collate, predict
 from gptworks.model.loss import linear_cross_entropy
 from gptworks.train.parallel import unwrap
 from gptworks.train.trainer import IGNORE, Batch
@@ -68,14 +68,24 @@ class Labelled:
     padding: int
     room: int = 0
     """Tokens of a row that several texts may share; 0: every text has its own."""
+    swapped: list[np.ndarray] | None = None
+    """The same pairs the other way round, where both orders are read and their outputs averaged."""
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Some of them. `targets` are classes; where a number is predicted it is `values`, and they are 0."""
-        batch = collate([self.rows[number] for number in numbers], self.padding, self.room)
+        ways = [self.rows] if self.swapped is None else [self.rows, self.swapped]
+        batch = collate([way[number] for way in ways for number in numbers], self.padding, self.room)
         chosen = torch.from_numpy(self.targets[np.asarray(numbers, dtype=np.int64)])
         if not chosen.is_floating_point():
             return batch | {"targets": chosen}
         return batch | {"values": chosen, "targets": torch.zeros(len(chosen), dtype=torch.int64)}
+
+    def scores(self, model: Classifier) -> Tensor:
+        """(N, K) scores of all of them, on the CPU."""
+        scores = predict(model, self.rows, self.padding)
+        if self.swapped is None:
+            return scores
+        return (scores + predict(model, self.swapped, self.padding)) / 2
 
 
 class Passes:
@@ -117,6 +127,8 @@ class Classification(Passes):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         scores = model(batch["ids"], batch["ends"], batch.get("segments"))
+        if len(scores) > (n := len(batch["targets"])):  # both orders of pairs
+            scores = (scores[:n] + scores[n:]) / 2
         return label_loss(scores, batch, self.class_weights)
 
 
