@@ -76,6 +76,7 @@ def build() -> App:
     verb(app, "merge:merge", "Fold a LoRA adapter into the weights.")
     verb(app, "evaluate:evaluate", "Measure models: perplexity, multiple choice, lm-evaluation-harness.")
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
+    verb(app, "serve:serve", "Serve models: an OpenAI-compatible API, and a page to try them out.")
     verb(app, "judge:judge", "Let another model score a run's answers, or compare them with others.", CARE)
     verb(app, "report:report", "Show what runs did on one page: curves, scores, samples, recipe.", CARE)
     verb(app, "import_config:import_config", "Turn algrshn/gpt-pytorch's config.txt into a recipe.", CARE)
