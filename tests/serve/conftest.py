@@ -23,7 +23,7 @@ from gptworks.serve.settings import ServeSettings
 from gptworks.text import templates
 from gptworks.text.tokenizer import Tokenizer
 
-CONTEXT = 256
+CONTEXT = 512
 
 
 def network(vocab_size: int, init_std: float = 0.3):
@@ -87,7 +87,7 @@ class Running:
 @contextmanager
 def serving(folders: Sequence[Path], *, key: str | None = None, **settings) -> Iterator[Running]:
     """The real server on a free port; a model's name is its folder's."""
-    options = ServeSettings(port=0, grace=5.0, **settings)
+    options = ServeSettings(**{"port": 0, "grace": 5.0} | settings)
     served = {}
     for folder in folders:
         (one,) = models.load([str(folder)], options).values()

@@ -14,6 +14,7 @@ from gptworks.serve.errors import Json
 from gptworks.serve.guard import Guard
 from gptworks.serve.models import Served
 from gptworks.serve.settings import ServeSettings
+from gptworks.serve.worker import Worker
 
 
 def create_app(models: dict[str, Served], settings: ServeSettings, *, key: str | None = None) -> FastAPI:
@@ -40,24 +41,32 @@ def create_app(models: dict[str, Served], settings: ServeSettings, *, key: str |
 def close(app: FastAPI) -> None:
     """Refuse what is new, and let what is under way come to its end."""
     app.state.closing = True
-    for served in app.state.models.values():
-        if served.worker is not None:
-            served.worker.close()
+    for worker in _workers(app):
+        worker.close()
+
+
+async def finish(app: FastAPI) -> None:
+    """The same, and after the time of grace break off what still goes on."""
+    close(app)
+    await asyncio.gather(
+        *(run_in_threadpool(worker.stop, app.state.settings.grace) for worker in _workers(app))
+    )
+
+
+def _workers(app: FastAPI) -> list[Worker]:
+    return [served.worker for served in app.state.models.values() if served.worker is not None]
 
 
 @asynccontextmanager
 async def _life(app: FastAPI) -> AsyncIterator[None]:
-    workers = [served.worker for served in app.state.models.values() if served.worker is not None]
-    for worker in workers:
+    for worker in _workers(app):
         worker.start()
     yield
-    close(app)
-    grace = app.state.settings.grace
-    await asyncio.gather(*(run_in_threadpool(worker.stop, grace) for worker in workers))
+    await finish(app)
 
 
 def _routes(app: FastAPI) -> None:
-    @app.get("/healthz")
+    @app.get("/healthz", responses=errors.RESPONSES)
     async def healthz() -> Response:
         """Whether new requests are welcome."""
         closing = app.state.closing

@@ -1,5 +1,6 @@
 """The process: uvicorn around the app, told to stop once or twice."""
 
+import asyncio
 import logging
 import socket
 from types import FrameType
@@ -8,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from gptworks.errors import ConfigError
-from gptworks.serve.app import close
+from gptworks.serve.app import close, finish
 from gptworks.serve.settings import ServeSettings
 
 
@@ -17,6 +18,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: ServeSettings) -> None:
         self.app, self.settings = app, settings
+        logging.getLogger("uvicorn.access").disabled = True  # it would log addresses with all that is in them
         super().__init__(
             uvicorn.Config(
                 app,
@@ -33,6 +35,12 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         close(self.app)
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for answers under way, but not for ever."""
+        ending = asyncio.create_task(finish(self.app))
+        await super().shutdown(sockets)
+        await ending
 
 
 def listen(settings: ServeSettings) -> socket.socket:
