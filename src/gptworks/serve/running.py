@@ -41,6 +41,7 @@ class Server(uvicorn.Server):
         ending = asyncio.create_task(finish(self.app))
         await super().shutdown(sockets)
         await ending
+        self._captured_signals.clear()  # done as told: no signal is to end the process once more
 
 
 def listen(settings: ServeSettings) -> socket.socket:
