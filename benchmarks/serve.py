@@ -109,7 +109,8 @@ def transformers_loop(
 
     device = default_device()
     dtype = DTYPES["fp32" if device.type == "cpu" else fast_dtype(device)]
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model = model.to(device)
 
     class Clock(BaseStreamer):
         """When each token came; the first thing that is put is the prompt."""
