@@ -4,6 +4,7 @@ from pathlib import Path
 
 from gptworks.model import checkpoint
 from gptworks.model.build import Model
+from gptworks.model.int8 import narrow
 from gptworks.world import DTYPES, default_device, fast_dtype
 
 
@@ -15,5 +16,4 @@ def open_model(folder: Path, *, int8: bool = False) -> Model:
     device = default_device()
     dtype = DTYPES["fp32" if device.type == "cpu" else fast_dtype(device)]
     model = checkpoint.load(folder, dtype=dtype).to(device)
-    assert not int8
-    return model
+    return narrow(model) if int8 else model

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gptworks.model.build import Model
@@ -59,7 +58,6 @@ def of_logits(logits: Tensor, ids: list[int], n_top: int) -> list[TokenLogprob]:
 
 
 def _parts(model: Model, hidden: Tensor, targets: Tensor):
-    weight, V = model.head_weight, model.config.vocab_size
-    size = max(16, LOGITS_BYTES.get(hidden.device.type, LOGITS_BYTES["cuda"]) // (4 * len(weight)))
+    size = max(16, LOGITS_BYTES.get(hidden.device.type, LOGITS_BYTES["cuda"]) // (4 * len(model.head_weight)))
     for h, t in zip(hidden.split(size), targets.split(size), strict=True):
-        yield F.linear(h, weight).float()[:, :V], t  # (n, V)
+        yield model.logits(h), t  # (n, V)

@@ -114,6 +114,7 @@ class GPT2(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.lm_head = None if config.tied else nn.Linear(config.n_embd, config.padded_vocab, bias=False)
+        self.narrow_head: nn.Module | None = None  # int8.py has one
 
     def forward(self, ids: Tensor, cache: Cache | None = None, layout: Layout | None = None) -> Tensor:
         """(B, T) token ids -> (B, T, C) hidden states after the final norm.
@@ -132,7 +133,9 @@ class GPT2(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) hidden states -> (..., vocab_size) float32 logits."""
-        return F.linear(hidden, self.head_weight)[..., : self.config.vocab_size].float()
+        head = self.narrow_head
+        scores = F.linear(hidden, self.head_weight) if head is None else head(hidden)
+        return scores[..., : self.config.vocab_size].float()
 
 
 def sinusoids(context: int, n_embd: int) -> Tensor:
