@@ -165,11 +165,13 @@ def test_under_load_nothing_is_lost_and_memory_stays(base_folder):
         quiet = [post(server.url, body).json()["choices"] for body in bodies]
         worker, process, lost = server.app.state.models["base"].worker, psutil.Process(), []
         used: list[int] = []
+        clients: list[httpx2.Client] = []
         local = threading.local()
 
         def ask(number: int) -> bool:
             if not hasattr(local, "client"):
                 local.client = httpx2.Client(base_url=server.url, timeout=120)
+                clients.append(local.client)
             body = bodies[number % len(bodies)]
             if number % 10 == 9:
                 try:
@@ -185,5 +187,7 @@ def test_under_load_nothing_is_lost_and_memory_stays(base_folder):
                 assert all(pool.map(ask, range(250)))
                 server.wait(lambda: worker.prompts == 0)
                 used.append(process.memory_info().rss)
+        for client in clients:
+            client.close()
         assert lost
         assert used[-1] - used[0] < 30e6, used

@@ -20,6 +20,7 @@ from gptworks.generate import logprobs
 from gptworks.generate.beam import Beam, Search
 from gptworks.generate.continuation import Reading, Rows, read_tokens
 from gptworks.generate.logprobs import TokenLogprob
+from gptworks.generate.lookup import guess
 from gptworks.generate.sampling import draw_each, noise, penalized
 from gptworks.generate.settings import GenerateSettings
 from gptworks.generate.stopping import SampleText
@@ -76,7 +77,7 @@ class _Row:
     text: SampleText
     uniform: list[float]
     seen: list[int] = field(default_factory=list)
-    """Prompt and text so far, kept for a penalty only."""
+    """Prompt and text so far, kept where a penalty or a guess needs them."""
     made: int = 0
 
 
@@ -124,8 +125,9 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Texts being written or about to be."""
-        beams = sum(request.settings.beams for request, _ in self._searches.values())
-        return len(self._rows) + beams + sum(request.rows for _, request in self._asked)
+        searches = [*self._searches.values()]  # a copy, for another thread may ask
+        beams = sum(request.settings.beams for request, _ in searches)
+        return len(self._rows) + beams + sum(request.rows for _, request in [*self._asked])
 
     @property
     def tokens(self) -> int:
@@ -135,6 +137,8 @@ class Scheduler:
     def step(self) -> list[tuple[int, Event]]:
         """A token further with everything. -> events, each with its ticket."""
         events: list[tuple[int, Event]] = []
+        if self._leap(events):
+            return events
         logits = [self._network.step(self._last)] if self._rows else []
         if self._reading is None:
             self._begin()
@@ -156,6 +160,26 @@ class Scheduler:
         if logits:
             self._draw(torch.cat(logits) if len(logits) > 1 else logits[0], events)
         return events
+
+    def _leap(self, events: list[tuple[int, Event]]) -> bool:
+        """A text that is alone reads guesses along with its newest token, and goes on after those that were right."""
+        if len(self._rows) != 1 or self._waiting or self._reading is not None or self._searches:
+            return False
+        row = self._rows[0]
+        most = min(row.request.settings.lookup, row.request.n_new - row.made - 1)
+        if most < 1 or not (guesses := guess(row.seen, most)):
+            return False
+        held = len(self._network.cache)
+        logits = self._network.leap([*self._last.tolist(), *guesses])  # (T, V)
+        for place in range(len(logits)):
+            self._draw(logits[place : place + 1], events)
+            if not self._rows:
+                return True
+            held += 1
+            if self._last.tolist() != guesses[place : place + 1]:
+                break
+        self._network.cache.truncate(held)
+        return True
 
     def _begin(self) -> None:
         """Start to read prompts of those who are next, as many as there is room for and as are read in one piece."""
@@ -202,7 +226,7 @@ class Scheduler:
         settings = request.settings
         text = SampleText(self.tokenizer, settings.stop)
         uniform = noise(settings, sample, request.n_new if settings.temperature else 0).tolist()
-        seen = list(request.ids) if settings.repetition_penalty != 1 else []
+        seen = list(request.ids) if settings.repetition_penalty != 1 or settings.lookup else []
         return _Row(ticket, sample, request, text, uniform, seen)
 
     @torch.inference_mode()
@@ -240,7 +264,7 @@ class Scheduler:
         row.made += 1
         settings = row.request.settings
         ends, last = id in self._ends(settings), row.made == row.request.n_new
-        if settings.repetition_penalty != 1:
+        if row.seen:
             row.seen.append(id)
         said = "" if ends else row.text.push(id)
         if ends or last:

@@ -46,6 +46,9 @@ class GenerateSettings:
     logprobs: NonNegativeInt | None = None
     """Also say how likely the model itself, before temperature and filters, held each token, and so many others
     that could have stood in its place."""
+    lookup: NonNegativeInt = 0
+    """Guess up to so many tokens ahead where a text says again what it or its prompt has said, and check them in one
+    step: the same text in fewer steps. For a text that is written alone; 0: never."""
     overflow: Literal["refuse", "cut"] = "refuse"
     """A prompt that leaves no room for an answer in the model's context: refuse it, or cut its beginning so that
     max_tokens fit."""
