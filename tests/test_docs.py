@@ -24,7 +24,7 @@ def commands(text, kind):
                 yield shlex.split(line, comments=True)
 
 
-GUIDES = ["data.md", "pretraining.md", "finetuning.md", "evaluation.md", "report.md"]
+GUIDES = ["data.md", "pretraining.md", "finetuning.md", "evaluation.md", "report.md", "serving.md"]
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -52,9 +52,30 @@ def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
     ran = 0
     for words in commands((repository / "docs" / name).read_text(), "bash"):
         assert words[0] == "gptworks", words
-        assert main(words[1:]) == 0, words
+        if words[1] == "serve":
+            serve_for_a_moment(words[1:])
+        else:
+            assert main(words[1:]) == 0, words
         ran += 1
     assert ran
+
+
+def serve_for_a_moment(words):
+    """Until it has said what models it has; on a free port. Told to stop, it ends well."""
+    import httpx2
+
+    port = words.index("--port")
+    command = [sys.executable, "-m", "gptworks", *words[:port], "--port", "0", *words[port + 2 :]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = process.stdout.readline().strip()
+            transport = httpx2.HTTPTransport(retries=3)
+            with httpx2.Client(transport=transport, timeout=60) as client:
+                listed = [one["id"] for one in client.get(url + "/v1/models").json()["data"]]
+        finally:
+            process.terminate()
+        assert process.wait(60) == 0
+    assert listed == words[1:port]
 
 
 def test_commands_that_are_only_shown_parse(repository):

@@ -79,6 +79,7 @@ def build() -> App:
     nine = "Fine-tune models on GLUE's nine tasks; submit and draw what came out."
     app.command("gptworks.commands.glue:app", name="glue", help=nine, group=LIFE, sort_key=next(order))
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
+    verb(app, "serve:serve", "Serve models: an OpenAI-compatible API, and a page to try them out.")
     verb(app, "judge:judge", "Let another model score a run's answers, or compare them with others.", CARE)
     verb(
         app,

@@ -33,6 +33,8 @@ WAIT_MINUTES = 10.0
 
 FOREVER = timedelta(days=365)
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
 
 @dataclass(frozen=True)
 class World:

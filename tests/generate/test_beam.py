@@ -41,6 +41,18 @@ def test_beams_equal_transformers(
     assert [sample.ids for sample in generate(ours, full_tokenizer, prompt, settings)] == wanted
 
 
+@pytest.mark.parametrize("beams", [0, 3])
+@pytest.mark.parametrize("penalty", [1.8, 0.6])
+def test_a_penalty_for_repetition_is_that_of_transformers(pair, full_tokenizer, beams: int, penalty: float):
+    theirs, ours = pair
+    options = {"num_beams": beams} if beams else {}
+    wanted = theirs_say(
+        theirs, full_tokenizer, "aabba", max_new_tokens=14, repetition_penalty=penalty, **options
+    )
+    settings = GenerateSettings(max_tokens=14, temperature=0, beams=beams, repetition_penalty=penalty)
+    assert [sample.ids for sample in generate(ours, full_tokenizer, "aabba", settings)] == wanted
+
+
 @contextmanager
 def likelier_end(*heads: torch.Tensor) -> Iterator[None]:
     """Logits of the end of text that vary four times as much as others: now and then it is the likeliest."""

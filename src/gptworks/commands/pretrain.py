@@ -143,7 +143,7 @@ def _duties(recipe: Recipe, work: Pretraining, world: World) -> Duties:
 
 def _sampler(recipe: Recipe, work: Pretraining) -> Callable[[nn.Module], list[dict[str, Any]]]:
     """The same engine and settings as `gptworks generate`, on the live model, without touching the training stream."""
-    from gptworks.generate.engine import GenerateSettings, generate, prompt_ids, room
+    from gptworks.generate.engine import GenerateSettings, fitted, generate, prompt_ids
     from gptworks.train.parallel import unwrap
 
     options = recipe.sample
@@ -154,7 +154,7 @@ def _sampler(recipe: Recipe, work: Pretraining) -> Callable[[nn.Module], list[di
         seed=recipe.train.seed,
     )
     for prompt in options.prompts:  # what is wrong with them is said now, not hours later
-        room(work.model, prompt_ids(work.model, work.tokenizer, prompt), settings)
+        fitted(work.model, prompt_ids(work.model, work.tokenizer, prompt), settings)
 
     def sample(model: nn.Module) -> list[dict[str, Any]]:
         return [

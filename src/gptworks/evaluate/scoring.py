@@ -14,15 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from gptworks.generate import logprobs
 from gptworks.generate.continuation import eager, evaluating
 from gptworks.model.build import Model
 from gptworks.model.cache import KVCache
-
-LOGITS_BYTES = {"cpu": 1 << 24, "cuda": 1 << 29}
-"""How much memory one float32 buffer of logits may take."""
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
 """Tokens of one forward, padding included, where nobody says otherwise."""
@@ -183,22 +179,7 @@ def _go_on(
         for number, row in enumerate(rows)
     ]
     targets = torch.tensor([id for row in rows for id in row.targets], device=weight.device)
-    logprobs, greedy = token_logprobs(model, torch.cat(wanted), targets)
+    nats, greedy = logprobs.of_tokens(model, torch.cat(wanted), targets)
     ends = np.cumsum([row.n_scored for row in rows])[:-1]
-    for found, likeliest in zip(np.split(logprobs, ends), np.split(greedy, ends), strict=True):
+    for found, likeliest in zip(np.split(nats, ends), np.split(greedy, ends), strict=True):
         yield Answer(found, bool(likeliest.all()))
-
-
-def token_logprobs(model: Model, hidden: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(N, C) hidden states, (N,) ids -> (N,) nats of each id, and whether it is the likeliest."""
-    weight, V = model.head_weight, model.config.vocab_size
-    size = max(16, LOGITS_BYTES.get(hidden.device.type, LOGITS_BYTES["cuda"]) // (4 * len(weight)))
-    found, likeliest = [], []
-    for h, t in zip(hidden.split(size), targets.split(size), strict=True):
-        logits = F.linear(h, weight).float()[:, :V]  # (n, V)
-        chosen = logits.gather(1, t[:, None])[:, 0]
-        most = logits.amax(1)
-        spread = logits.sub_(most[:, None]).exp_().sum(1).log()
-        found.append(chosen - most - spread)
-        likeliest.append(chosen == most)
-    return torch.cat(found).cpu().numpy(), torch.cat(likeliest).cpu().numpy()

@@ -13,7 +13,7 @@ from gptworks.evaluate.results import Subject
 from gptworks.model import adapter, checkpoint
 from gptworks.model.build import Model
 from gptworks.text.tokenizer import Tokenizer
-from gptworks.train.precision import DTYPES
+from gptworks.world import DTYPES
 
 
 @dataclass(frozen=True)

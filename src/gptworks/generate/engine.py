@@ -2,22 +2,19 @@
 
     prompt -> ids -> read once -> a token a step, all samples together -> whole characters -> up to a stop
 
-A prompt and its continuation never exceed the model's context: a longer prompt is refused, and a sample that
-reaches the end finishes with "length".
+scheduler.py does the work, for one prompt here, for many in batch.py, for whoever asks in serve/. A prompt and its
+continuation never exceed the model's context: a longer prompt is refused, or its beginning cut off where the settings
+say so, and a sample that reaches the end finishes with "length".
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
 
 from gptworks.errors import CheckpointError, ConfigError
-from gptworks.generate.beam import search
-from gptworks.generate.continuation import Continuation, evaluating
-from gptworks.generate.sampling import draw, noise
+from gptworks.generate.continuation import evaluating
+from gptworks.generate.logprobs import TokenLogprob
+from gptworks.generate.scheduler import FinishReason, Piece, Request, Scheduler
 from gptworks.generate.settings import GenerateSettings
-from gptworks.generate.stopping import SampleText
 from gptworks.model.build import Model
 from gptworks.text.tokenizer import Tokenizer
 
@@ -25,9 +22,6 @@ __all__ = ["FinishReason", "GenerateSettings", "Piece", "Sample", "generate", "s
 
 MAX_TOKENS = 64
 """Of a sample, where nobody says."""
-
-FinishReason = Literal["stop", "length", "eos"]
-"""Why a sample ended: a stop string, max_tokens or the context, or the model's own end of text."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +34,8 @@ class Sample:
     ids: list[int]
     """The new tokens, without the end of text. After a stop string they may say a little more than `text`."""
     finish_reason: FinishReason
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one token adds to one sample."""
-
-    sample: int
-    text: str
-    """Whole characters; may be empty."""
-    id: int | None
-    """The token; None for the end of text."""
-    finish_reason: FinishReason | None
-    """Set on a sample's last piece."""
+    logprobs: list[TokenLogprob] | None = None
+    """Of each of the ids, where the settings ask for it."""
 
 
 def generate(
@@ -66,18 +49,9 @@ def generate(
         ConfigError: settings that contradict each other, or a prompt that fills the model's context.
         CheckpointError: the tokenizer is not this model's.
     """
-    if settings.beams:
-        return _by_beams(model, tokenizer, prompt, settings)
-    texts = [""] * settings.samples
-    ids: list[list[int]] = [[] for _ in texts]
-    reasons: list[FinishReason] = ["length"] * settings.samples
-    for piece in stream(model, tokenizer, prompt, settings):
-        texts[piece.sample] += piece.text
-        if piece.id is not None:
-            ids[piece.sample].append(piece.id)
-        reasons[piece.sample] = piece.finish_reason or "length"
-    said = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
-    return [Sample(said, *parts) for parts in zip(texts, ids, reasons, strict=True)]
+    settings.check()
+    pieces = _stream(model, tokenizer, prompt_ids(model, tokenizer, prompt), settings)
+    return collect(prompt if isinstance(prompt, str) else tokenizer.decode(prompt), settings, pieces)
 
 
 def stream(
@@ -93,62 +67,41 @@ def stream(
         raise ConfigError(
             "--beams cannot stream: which beam is best is known at the end only; leave out one of the two"
         )
-    ids = prompt_ids(model, tokenizer, prompt)
-    return _stream(model, tokenizer, ids, room(model, ids, settings), settings)
+    return _stream(model, tokenizer, prompt_ids(model, tokenizer, prompt), settings)
 
 
 def _stream(
-    model: Model, tokenizer: Tokenizer, ids: list[int], n_new: int, settings: GenerateSettings
+    model: Model, tokenizer: Tokenizer, ids: list[int], settings: GenerateSettings
 ) -> Iterator[Piece]:
-    texts = [SampleText(tokenizer, settings.stop) for _ in range(settings.samples)]
-    with evaluating(model):
-        run = Continuation(model, tokenizer.vocab_size, len(ids) + n_new)
-        uniform = noise(settings, n_new, run.device)
-        logits = run.read(ids).expand(settings.samples, -1)
-        run.split(torch.zeros(settings.samples, dtype=torch.long, device=run.device))
-        alive = list(range(settings.samples))  # row -> sample
-        for index in range(n_new):
-            new = draw(logits, settings, uniform[:, index])
-            going = []
-            for row, (sample, id) in enumerate(zip(alive, new.tolist(), strict=True)):
-                piece = _piece(sample, texts[sample], id, id == tokenizer.eos_id, index == n_new - 1)
-                if piece.finish_reason is None:
-                    going.append(row)
-                yield piece
-            if not going:
-                return
-            if len(going) < len(alive):
-                rows = torch.tensor(going, device=run.device)
-                run.split(rows)
-                alive, new, uniform = [alive[row] for row in going], new[rows], uniform[rows]
-            logits = run.step(new)
+    request = Request(*fitted(model, ids, settings), settings)
+
+    def pieces() -> Iterator[Piece]:
+        scheduler = Scheduler(model, tokenizer, request.rows)
+        scheduler.add(request)
+        with evaluating(model):
+            while scheduler.busy:
+                for _, piece in scheduler.step():
+                    assert isinstance(piece, Piece)
+                    yield piece
+
+    return pieces()
 
 
-def _piece(sample: int, text: SampleText, id: int, ends: bool, last: bool) -> Piece:
-    said = "" if ends else text.push(id)
-    if ends or last:
-        said += text.end()
-    reason = "stop" if text.stopped else "eos" if ends else "length" if last else None
-    return Piece(sample, said, None if ends else id, reason)
-
-
-def _by_beams(
-    model: Model, tokenizer: Tokenizer, prompt: str | list[int], settings: GenerateSettings
-) -> list[Sample]:
-    settings.check()
-    ids = prompt_ids(model, tokenizer, prompt)
-    n_new = room(model, ids, settings)
-    with evaluating(model):
-        run = Continuation(model, tokenizer.vocab_size, len(ids) + n_new)
-        found = search(run, ids, n_new, tokenizer.eos_id, settings)
-    samples = []
-    for beam in found:
-        text = SampleText(tokenizer, settings.stop)
-        said = "".join(text.push(id) for id in beam.ids) + text.end()
-        reason: FinishReason = "stop" if text.stopped else "eos" if beam.ended else "length"
-        asked = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
-        samples.append(Sample(asked, said, beam.ids, reason))
-    return samples
+def collect(prompt: str, settings: GenerateSettings, pieces: Iterable[Piece]) -> list[Sample]:
+    """A request's samples from all of its pieces."""
+    texts = [""] * settings.samples
+    ids: list[list[int]] = [[] for _ in texts]
+    reasons: list[FinishReason] = ["length"] * settings.samples
+    said: list[list[TokenLogprob]] = [[] for _ in texts]
+    for piece in pieces:
+        texts[piece.sample] += piece.text
+        if piece.id is not None:
+            ids[piece.sample].append(piece.id)
+        if piece.logprob is not None:
+            said[piece.sample].append(piece.logprob)
+        reasons[piece.sample] = piece.finish_reason or "length"
+    kept = said if settings.logprobs is not None else [None] * settings.samples
+    return [Sample(prompt, *parts) for parts in zip(texts, ids, reasons, kept, strict=True)]
 
 
 def prompt_ids(model: Model, tokenizer: Tokenizer, prompt: str | list[int]) -> list[int]:
@@ -177,12 +130,20 @@ def prompt_ids(model: Model, tokenizer: Tokenizer, prompt: str | list[int]) -> l
     return ids
 
 
-def room(model: Model, ids: list[int], settings: GenerateSettings) -> int:
-    """How many tokens may follow."""
+def fitted(model: Model, ids: list[int], settings: GenerateSettings) -> tuple[list[int], int]:
+    """A prompt that leaves room in the context, and how many tokens may follow.
+
+    Raises:
+        ConfigError: it leaves none, and nothing may be cut.
+    """
     context = model.config.context
+    wanted = settings.max_tokens or MAX_TOKENS
+    if settings.overflow == "cut":
+        room = min(wanted, context - 1)
+        ids = ids[max(0, len(ids) + room - context) :]
     if len(ids) >= context:
         raise ConfigError(
             f"the prompt has {len(ids):,} tokens, and the model's context of {context:,} must hold "
             "the answer too: shorten it"
         )
-    return min(settings.max_tokens or MAX_TOKENS, context - len(ids))
+    return ids, min(wanted, context - len(ids))

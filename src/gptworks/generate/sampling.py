@@ -1,12 +1,14 @@
 """From logits to tokens.
 
-Temperature, then top-k (Fan et al. 2018), top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024), in
-transformers' order. A token is the inverse of the cumulative distribution at a uniform number, and every
-sample has its own row of these, drawn beforehand: it does not matter how many samples there are, on which
-device, or which have ended.
+A penalty on what was said before (Keskar et al. 2019, "CTRL", section 4.1), then temperature, then top-k (Fan et al.
+2018), top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024), in transformers' order. A token is the inverse of
+the cumulative distribution at a uniform number, and every sample has its own row of these, drawn beforehand: it does
+not matter how many samples there are, on which device, or which have ended.
 
 Shapes: n samples, V vocabulary, k candidates.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,13 +17,36 @@ from torch import Tensor
 from gptworks.generate.settings import GenerateSettings
 
 
-def noise(settings: GenerateSettings, n_tokens: int, device: torch.device) -> Tensor:
-    """(samples, n_tokens) uniform numbers in [0, 1)."""
-    rows = [
-        np.random.default_rng([settings.seed, sample]).random(n_tokens, dtype=np.float32)
-        for sample in range(settings.samples)
-    ]
-    return torch.from_numpy(np.stack(rows)).to(device)
+def noise(settings: GenerateSettings, sample: int, n_tokens: int) -> np.ndarray:
+    """(n_tokens,) uniform float32 numbers in [0, 1), a sample's own."""
+    return np.random.default_rng([settings.seed, sample]).random(n_tokens, dtype=np.float32)
+
+
+def penalized(logits: Tensor, penalties: Sequence[float], seen: Sequence[Sequence[int]]) -> Tensor:
+    """(n, V) logits in which each row's tokens seen before are less likely: by its penalty, if that is above 1."""
+    logits = logits.clone()
+    for row, (penalty, ids) in enumerate(zip(penalties, seen, strict=True)):
+        if penalty != 1:
+            places = torch.tensor(ids, device=logits.device)
+            values = logits[row, places]
+            logits[row, places] = torch.where(values < 0, values * penalty, values / penalty)
+    return logits
+
+
+def draw_each(logits: Tensor, settings: Sequence[GenerateSettings], uniform: Sequence[float]) -> Tensor:
+    """The same as `draw` with settings of each row's own; rows of like settings are drawn together."""
+    marks = torch.tensor(uniform, device=logits.device)
+    alike: dict[tuple[float, ...], list[int]] = {}
+    for row, own in enumerate(settings):
+        key = (own.temperature, own.top_k, own.top_p, own.min_p) if own.temperature else (0.0,)
+        alike.setdefault(key, []).append(row)
+    if len(alike) == 1:
+        return draw(logits, settings[0], marks)
+    drawn = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    for numbers in alike.values():
+        rows = torch.tensor(numbers, device=logits.device)
+        drawn[rows] = draw(logits[rows], settings[numbers[0]], marks[rows])
+    return drawn
 
 
 def draw(logits: Tensor, settings: GenerateSettings, uniform: Tensor) -> Tensor:

@@ -3,10 +3,28 @@
 Memory for all of them is taken at once: a step then writes in place and allocates nothing.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from gptworks.model.config import ModelConfig
+
+
+class Cache(Protocol):
+    """What a model's forward asks of a cache."""
+
+    def __len__(self) -> int:
+        """Tokens held, in the longest row."""
+        ...
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write keys and values of new tokens; return all of them."""
+        ...
+
+    def advance(self, n: int) -> None:
+        """Count `n` tokens as held, once every layer has them."""
+        ...
 
 
 class KVCache:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gptworks.model import native
 from gptworks.model.attention import Layout, attend, causal_mask
-from gptworks.model.cache import KVCache
+from gptworks.model.cache import Cache
 from gptworks.model.config import ModelConfig
 
 
@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(C, 3 * C, bias="qkv" in config.bias)
         self.c_proj = nn.Linear(C, C, bias="proj" in config.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
@@ -70,7 +70,7 @@ class Block(nn.Module):
         self.ln_2 = norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         x = x + self.attn(self.ln_1(x), mask, cache)
         return x + self.mlp(self.ln_2(x))
 
@@ -88,7 +88,7 @@ class Transformer(nn.Module):
         self.wte.weight.requires_grad_(not config.frozen_embedding)
         self.wpe.weight.requires_grad_(config.positions == "learned")
 
-    def forward(self, ids: Tensor, cache: KVCache | None, layout: Layout | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: Cache | None, layout: Layout | None = None) -> Tensor:
         T = ids.shape[1]
         past = 0 if cache is None else len(cache)
         if layout is not None:
@@ -114,8 +114,9 @@ class GPT2(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.lm_head = None if config.tied else nn.Linear(config.n_embd, config.padded_vocab, bias=False)
+        self.narrow_head: nn.Module | None = None  # int8.py has one
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None, layout: Layout | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: Cache | None = None, layout: Layout | None = None) -> Tensor:
         """(B, T) token ids -> (B, T, C) hidden states after the final norm.
 
         With a cache, the T tokens follow those it holds. A layout says where they stand instead.
@@ -132,7 +133,9 @@ class GPT2(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) hidden states -> (..., vocab_size) float32 logits."""
-        return F.linear(hidden, self.head_weight)[..., : self.config.vocab_size].float()
+        head = self.narrow_head
+        scores = F.linear(hidden, self.head_weight) if head is None else head(hidden)
+        return scores[..., : self.config.vocab_size].float()
 
 
 def sinusoids(context: int, n_embd: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptworks.model.attention import Layout, attend, causal_mask
-from gptworks.model.cache import KVCache
+from gptworks.model.cache import Cache
 from gptworks.model.config import ModelConfig
 from gptworks.model.rmsnorm import RMSNorm
 
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(D, config.norm_eps)
 
     def forward(
-        self, x: Tensor, turns: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
+        self, x: Tensor, turns: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None
     ) -> Tensor:
         heads = (*x.shape[:2], -1, self.head_dim)
         q = turn(self.q_norm(self.q_proj(x).view(heads)), *turns).transpose(1, 2)  # (B, H, T, D)
@@ -96,7 +96,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, turns: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
+        self, x: Tensor, turns: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None
     ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), turns, mask, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -114,7 +114,7 @@ class Transformer(nn.Module):
         self.rotary = Rotary(config)
         self.embed_tokens.weight.requires_grad_(not config.frozen_embedding)
 
-    def forward(self, ids: Tensor, cache: KVCache | None, layout: Layout | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: Cache | None, layout: Layout | None = None) -> Tensor:
         T = ids.shape[1]
         past = 0 if cache is None else len(cache)
         if layout is not None:
@@ -140,8 +140,9 @@ class Modern(nn.Module):
         self.config = config
         self.model = Transformer(config)
         self.lm_head = None if config.tied else nn.Linear(config.n_embd, config.padded_vocab, bias=False)
+        self.narrow_head: nn.Module | None = None  # int8.py has one
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None, layout: Layout | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: Cache | None = None, layout: Layout | None = None) -> Tensor:
         """(B, T) token ids -> (B, T, C) hidden states after the final norm.
 
         With a cache, the T tokens follow those it holds. A layout says where they stand instead.
@@ -158,4 +159,6 @@ class Modern(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) hidden states -> (..., vocab_size) float32 logits."""
-        return F.linear(hidden, self.head_weight)[..., : self.config.vocab_size].float()
+        head = self.narrow_head
+        scores = F.linear(hidden, self.head_weight) if head is None else head(hidden)
+        return scores[..., : self.config.vocab_size].float()

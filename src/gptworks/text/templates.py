@@ -159,6 +159,28 @@ class Chat:
         )
         return sample in text
 
+    @cached_property
+    def takes_turns(self) -> bool:
+        """True if special tokens tell who speaks; templates of Alpaca's kind write that out in plain text."""
+        ids = self.prompt([Message("user", "a question")])
+        begins = {self.tokenizer.bos_id, self.tokenizer.eos_id}
+        return bool(set(ids) & (set(self.tokenizer.special_tokens.values()) - begins))
+
+    def recent(self, messages: Sequence[Message], most: int) -> list[Message]:
+        """The messages without the oldest turns, so that their prompt has at most so many tokens.
+
+        System messages stay, and the last message does, even if they are too long.
+        """
+        kept = list(messages)
+        while len(self.prompt(kept)) > most:
+            old = next((n for n, one in enumerate(kept[:-1]) if one.role != "system"), None)
+            if old is None:
+                break
+            del kept[old]
+            if old < len(kept) - 1 and kept[old].role == "assistant":  # the answer to what is gone
+                del kept[old]
+        return kept
+
     def _as_dict(self, message: Message) -> dict[str, str]:
         content, input = self._mark(message.content), self._mark(message.input)
         if not input:

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from gptworks.errors import ConfigError
 from gptworks.model import native
-from gptworks.world import fast_dtype
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+from gptworks.world import DTYPES, fast_dtype
 
 
 @dataclass(frozen=True)

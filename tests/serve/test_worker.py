@@ -1,0 +1,193 @@
+"""Who waits, who leaves, who is turned away, and how a server ends."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor as threads
+from contextlib import contextmanager
+
+import httpx2
+import pytest
+import torch
+
+from tests.serve.conftest import serving
+
+LONG = {"model": "base", "prompt": "a", "max_tokens": 200, "seed": 1}
+
+
+@contextmanager
+def slow(server, seconds: float = 0.02):
+    """A model whose steps take their time."""
+    worker = server.app.state.models["base"].worker
+    step = worker.scheduler.step
+
+    def slowly():
+        time.sleep(seconds)
+        return step()
+
+    worker.scheduler.step = slowly
+    yield worker
+
+
+def post(url: str, body: dict, **more) -> httpx2.Response:
+    return httpx2.post(url + "/v1/completions", json=body, timeout=60, **more)
+
+
+def test_a_client_that_leaves_frees_its_place(base_folder):
+    with serving([base_folder]) as server, slow(server) as worker:
+        scheduler = worker.scheduler
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(server.url + "/v1/completions", json=LONG | {"n": 3}, timeout=0.3)
+        server.wait(lambda: worker.prompts == scheduler.running == scheduler.tokens == 0, 3)
+        with httpx2.stream("POST", server.url + "/v1/completions", json=LONG | {"stream": True}) as answer:
+            assert next(answer.iter_lines()).startswith("data: ")
+            assert scheduler.running == 1
+        server.wait(lambda: worker.prompts == scheduler.running == scheduler.tokens == 0, 3)
+        assert post(server.url, LONG | {"max_tokens": 2}).status_code == 200
+
+
+def test_a_client_that_waits_may_leave_too(base_folder):
+    with serving([base_folder], batch=1) as server, slow(server) as worker, threads() as pool:
+        first = pool.submit(post, server.url, LONG | {"max_tokens": 60})
+        server.wait(lambda: worker.scheduler.running == 1)
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(server.url + "/v1/completions", json=LONG, timeout=0.2)
+        server.wait(lambda: worker.prompts == 1, 2)
+        assert first.result().json()["usage"]["completion_tokens"] == 60
+
+
+def test_more_than_may_wait_is_refused(base_folder):
+    with serving([base_folder], batch=1, queue=2) as server, slow(server) as worker, threads() as pool:
+        taken = [pool.submit(post, server.url, LONG | {"max_tokens": 40}) for _ in range(3)]
+        server.wait(lambda: worker.prompts == 3)
+        refused = post(server.url, LONG)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert refused.json()["error"]["code"] == "queue_full"
+        assert post(server.url, LONG | {"stream": True}).status_code == 429
+        many = post(server.url, LONG | {"prompt": ["a"] * 4})
+        assert (many.status_code, many.json()["error"]["param"]) == (400, "prompt")
+        assert [one.result().status_code for one in taken] == [200] * 3
+
+
+def test_a_request_may_take_so_long(base_folder):
+    with serving([base_folder], timeout=0.5) as server, slow(server) as worker:
+        late = post(server.url, LONG)
+        assert (late.status_code, late.json()["error"]["code"]) == (408, "timeout")
+        lines = post(server.url, LONG | {"stream": True}).text.strip().split("\n\n")
+        assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "timeout"
+        server.wait(lambda: worker.prompts == 0, 2)
+
+
+def test_a_request_may_ask_for_so_many_tokens(base_folder):
+    with serving([base_folder], max_tokens=20) as server:
+        refused = post(server.url, LONG)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_tokens")
+        assert post(server.url, LONG | {"max_tokens": 20}).json()["usage"]["completion_tokens"] == 20
+
+
+def test_told_to_stop_it_finishes_what_is_under_way_and_refuses_the_rest(base_folder):
+    with serving([base_folder], batch=1) as server, slow(server) as worker:
+        with threads() as pool, httpx2.Client(base_url=server.url) as client:
+            client.get("/healthz")  # a connection that stays open
+            under_way = pool.submit(post, server.url, LONG | {"max_tokens": 60})
+            server.wait(lambda: worker.scheduler.running == 1)
+            waits = pool.submit(post, server.url, LONG)
+            server.wait(lambda: worker.prompts == 2)
+            server.server.handle_exit(15, None)
+            refused = [client.get("/healthz"), waits.result()]
+            assert [one.status_code for one in refused] == [503, 503]
+            assert refused[1].json()["error"]["message"] == "The server is shutting down."
+            assert under_way.result().json()["usage"]["completion_tokens"] == 60
+        with pytest.raises(httpx2.TransportError):
+            post(server.url, LONG)
+
+
+def test_what_takes_longer_than_the_time_of_grace_is_broken_off_with_a_word(base_folder):
+    with serving([base_folder], grace=0.4) as server, slow(server, 0.05) as worker, threads() as pool:
+        whole = pool.submit(post, server.url, LONG)
+        stream = pool.submit(post, server.url, LONG | {"stream": True})
+        server.wait(lambda: worker.scheduler.running == 2)
+        server.server.handle_exit(15, None)
+        assert whole.result().status_code == 503
+        last = stream.result().text.strip().split("\n\n")[-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["message"] == "The server is shutting down."
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (ValueError("a bug"), 500, "The model's step failed."),
+        (torch.OutOfMemoryError("too much"), 503, "Out of memory."),
+    ],
+)
+def test_a_step_that_fails_fails_its_requests_and_not_the_server(base_folder, error, status, message, caplog):
+    with serving([base_folder]) as server:
+        worker = server.app.state.models["base"].worker
+
+        def broken():
+            raise error
+
+        worker.scheduler.step = broken
+        answer = post(server.url, LONG)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (status, message)
+        assert "a step failed" in caplog.text
+        assert post(server.url, LONG | {"max_tokens": 3}).status_code == 200
+
+
+def test_answers_at_once_are_those_of_one_at_a_time(base_folder):
+    bodies = [
+        {"model": "base", "prompt": "x" * (1 + 5 * n), "seed": n, "max_tokens": 20 + n, "temperature": n / 4}
+        for n in range(12)
+    ]
+    with serving([base_folder], batch=4) as server:
+        alone = [post(server.url, body).json()["choices"] for body in bodies]
+        with threads(12) as pool:
+            together = list(pool.map(lambda body: post(server.url, body).json()["choices"], bodies))
+    assert together == alone
+
+
+@pytest.mark.slow
+def test_under_load_nothing_is_lost_and_memory_stays(base_folder):
+    """A thousand requests from 32 clients, some of which leave; every answer is that of a quiet server."""
+    import psutil
+
+    bodies = [
+        {
+            "model": "base",
+            "prompt": "y" * (1 + n % 50),
+            "seed": n % 7,
+            "max_tokens": 5 + n % 30,
+            "n": 1 + n % 3,
+        }
+        for n in range(60)
+    ]
+    with serving([base_folder], batch=8, queue=64) as server:
+        quiet = [post(server.url, body).json()["choices"] for body in bodies]
+        worker, process, lost = server.app.state.models["base"].worker, psutil.Process(), []
+        used: list[int] = []
+        clients: list[httpx2.Client] = []
+        local = threading.local()
+
+        def ask(number: int) -> bool:
+            if not hasattr(local, "client"):
+                local.client = httpx2.Client(base_url=server.url, timeout=120)
+                clients.append(local.client)
+            body = bodies[number % len(bodies)]
+            if number % 10 == 9:
+                try:
+                    httpx2.post(server.url + "/v1/completions", json=body | {"max_tokens": 150}, timeout=0.01)
+                except httpx2.TransportError:
+                    lost.append(number)
+                return True
+            answer = local.client.post("/v1/completions", json=body)
+            return answer.status_code == 200 and answer.json()["choices"] == quiet[number % len(bodies)]
+
+        with threads(32) as pool:
+            for _ in range(4):
+                assert all(pool.map(ask, range(250)))
+                server.wait(lambda: worker.prompts == 0)
+                used.append(process.memory_info().rss)
+        for client in clients:
+            client.close()
+        assert lost
+        assert used[-1] - used[0] < 30e6, used
