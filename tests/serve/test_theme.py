@@ -53,7 +53,7 @@ DICHROMATS = {
         [0.004733, 0.691367, 0.3039],
     ],
 }
-"""Machado, Oliveira and Fernandes 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency", severity 1."""
+"""Machado et al. 2009, "A Physiologically-based Model for Simulation of Color Vision Deficiency", severity 1."""
 
 
 def linear(name, scheme):
@@ -113,7 +113,7 @@ def test_a_scale_gets_steadily_stronger_for_every_eye(scale, vision, scheme):
 @SCHEMES
 @pytest.mark.parametrize("vision", DICHROMATS)
 def test_for_and_against_differ_to_every_eye(vision, scheme):
-    """The strongest shades, in CIELAB: further apart than two just noticeable differences. A line below says it as well."""
+    """The strongest shades lie far apart in CIELAB (2 can just be told apart). Lines below say it as well."""
 
     def lab(name):
         rgb = np.clip(np.array(DICHROMATS[vision]) @ linear(name, scheme), 0, 1)

@@ -3,12 +3,11 @@
 What is explained is the log-odds of a class, log p / (1 - p) in nats, which unlike the probability does not flatten out
 where the model is sure; or the number that a model predicts. Two answers to the question:
 
-Leave-one-out (occlusion: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2; of
-words: Li et al. 2016, "Understanding Neural Networks through Representation Erasure"): how much is lost when the token is
-not there. One short text a token.
+Leave-one-out (Li et al. 2016, "Understanding Neural Networks through Representation Erasure"): how much is lost when
+the token is not there. A forward pass of the text for each of its tokens.
 
-Gradient times input (Shrikumar et al. 2016, "Not Just a Black Box", section 2): the slope as a token's embedding is scaled.
-One backward pass, and blind to what saturates.
+Gradient times input (Shrikumar et al. 2016, "Not Just a Black Box", section 2): the slope as a token's embedding is
+scaled. One backward pass, and blind to what saturates.
 
 Tokens that only together make a character count as one. Shapes: T tokens, U units, C n_embd, K classes.
 """

@@ -32,7 +32,7 @@ class ClassifyRequest(Strict):
     """POST /v1/classify."""
 
     model: str
-    input: str | Annotated[list[str], Field(min_length=1, max_length=TEXTS)]
+    input: str | Annotated[list[str], Field(min_length=1)]
     pair: str | list[str] | None = None
     """The second text of each, where the model was trained on pairs."""
     attribution: Literal["none", "leave_one_out", "gradient_x_input"] = "none"
@@ -111,6 +111,10 @@ async def classify(body: ClassifyRequest, http: Request) -> Response:
 
 def _texts(body: ClassifyRequest) -> list[tuple[str, str | None]]:
     texts = [body.input] if isinstance(body.input, str) else body.input
+    if len(texts) > TEXTS:
+        raise ApiError(
+            400, f"input: {len(texts)} texts are more than {TEXTS}; send them in parts", param="input"
+        )
     if any(not text.strip() for text in texts):
         raise ApiError(400, "input: an empty text has no class; leave it out", param="input")
     if body.pair is None:

@@ -53,7 +53,11 @@ async function start() {
   });
   find("colour").addEventListener("change", recolour);
   listen({ run, stop, again, compare, link, colour: () => find("colour").click(), chats: () => page.mode === "chat" });
-  addEventListener("hashchange", () => page.models.length && restore());
+  addEventListener("hashchange", () => page.models.length && decode(location.hash) && restore());
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    find("prompt").focus();
+  });
   await open();
 }
 

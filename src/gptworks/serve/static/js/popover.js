@@ -32,10 +32,10 @@ export function show(span, content) {
   place();
 }
 
-/** Hide it soon, unless the pointer arrives in it; not while someone is typing in it. */
+/** Hide it soon, unless the pointer or the focus arrives in it. */
 export function leave() {
   clearTimeout(leaving);
-  if (!card.contains(document.activeElement)) leaving = setTimeout(hide, 220);
+  leaving = setTimeout(() => card.contains(document.activeElement) || hide(), 220);
 }
 
 /** True if there was something to hide. */

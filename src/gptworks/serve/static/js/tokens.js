@@ -66,7 +66,7 @@ export class TokenBox {
       pointerout: popover.leave,
       click: (event) => this.look(this.index(event.target)),
       keydown: (event) => this.walk(event),
-      focusout: () => !document.querySelector(".popover").contains(document.activeElement) && popover.leave(),
+      focusout: popover.leave,
     });
   }
 
@@ -90,9 +90,10 @@ export class TokenBox {
 
   walk(event) {
     const steps = { ArrowRight: this.at + 1, ArrowLeft: this.at - 1, Home: 0, End: this.items.length - 1 };
+    if (event.altKey || event.ctrlKey || event.metaKey || !this.items.length) return;
+    if (event.key !== "Enter" && !(event.key in steps)) return;
+    event.preventDefault(); // also of Enter, which would press the button that gets the focus
     if (event.key === "Enter") return popover.enter();
-    if (!(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey || !this.items.length) return;
-    event.preventDefault();
     this.look(Math.max(0, Math.min(this.items.length - 1, steps[event.key])));
     announce(this.tells(this.items[this.at]));
     this.items[this.at].span.scrollIntoView({ block: "nearest" });
