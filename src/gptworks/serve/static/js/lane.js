@@ -4,9 +4,7 @@ import { Answer, tokensIn } from "./answer.js";
 import { Verdict } from "./classifier.js";
 import { count, make } from "./dom.js";
 import { DEFAULTS, Panel, requested, summary } from "./settings.js";
-
-/** Alternatives asked for with each token. */
-const TOP = 8;
+import { TOP } from "./tokens.js";
 
 export class Lane {
   /** `page` has mode, colour, echo and system, and is told when something `changed` or `settled`. */

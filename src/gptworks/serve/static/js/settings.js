@@ -154,10 +154,11 @@ export class Panel {
     const choices = (this.choices ?? EXAMPLE).slice(0, SHOWN);
     const own = choices.map(({ logprob }) => Math.exp(logprob));
     const after = reshape(own, this.settings);
+    const largest = Math.max(...own, ...after);
     const bars = choices.map(({ text }, i) => {
       const [thin, thick] = [make("i", { class: "own" }), make("i", { class: "after" })];
-      thin.style.inlineSize = `${100 * own[i]}%`;
-      thick.style.inlineSize = `${100 * after[i]}%`;
+      thin.style.inlineSize = `${(100 * own[i]) / largest}%`;
+      thick.style.inlineSize = `${(100 * after[i]) / largest}%`;
       return make("li", { class: after[i] ? "" : "cut" }, make("span", { class: "token" }, visible(text)),
         make("span", { class: "bar" }, thin, thick), make("span", { class: "share" }, after[i] ? percent(after[i]) : "never"));
     });

@@ -6,6 +6,9 @@ import * as popover from "./popover.js";
 /** Probabilities between two colours; theme.css has one colour more. */
 export const EDGES = [0.5, 0.2, 0.05, 0.01, 0.001];
 
+/** Alternatives asked for with each token. */
+export const TOP = 8;
+
 /** 0 for a likely token, 5 for one that surprised the model. */
 export const level = (logprob) => EDGES.filter((edge) => Math.exp(logprob) < edge).length;
 
@@ -108,9 +111,10 @@ export function alternatives(item, take) {
   }
   const head = make("p", {}, make("b", { class: "token" }, visible(item.text)), ` ${percent(Math.exp(item.logprob))} `,
     make("span", { class: "quiet" }, rank(item)));
+  const highest = item.top[0]?.logprob ?? 0;
   const rows = item.top.map(({ text, logprob }) => {
     const bar = make("i");
-    bar.style.inlineSize = `${100 * Math.exp(logprob)}%`;
+    bar.style.inlineSize = `${100 * Math.exp(logprob - highest)}%`;
     const own = text === item.text;
     const parts = [make("span", { class: "token" }, visible(text)), make("span", { class: "bar" }, bar),
       make("span", { class: "share" }, percent(Math.exp(logprob)))];
@@ -135,6 +139,6 @@ export function inWords(item) {
 function rank(item) {
   if (item.parts > 1) return `${item.parts} tokens that make one character`;
   const place = item.top.findIndex(({ text }) => text === item.text);
-  if (place < 0) return item.top.length ? `not among the ${item.top.length} likeliest` : "";
+  if (place < 0 || place >= TOP) return item.top.length ? `not among the ${TOP} likeliest` : ""; // the API adds it to them
   return place === 0 ? "the likeliest" : `${place + 1}${["nd", "rd"][place - 1] ?? "th"} likeliest`;
 }
