@@ -2,6 +2,8 @@
 
 import time
 import uuid
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,6 +15,7 @@ from starlette.responses import Response
 from gptworks.evaluate import attribution
 from gptworks.evaluate.verdicts import Reader
 from gptworks.model.classifier import Classifier
+from gptworks.recipe import ClassifyOptions
 from gptworks.serve import models
 from gptworks.serve.errors import RESPONSES, ApiError, Json
 from gptworks.serve.models import Served
@@ -143,10 +146,16 @@ def _target(body: ClassifyRequest, model: Classifier) -> int | None:
     return model.labels.index(body.target)
 
 
+@lru_cache(maxsize=64)
+def _options(folder: Path) -> ClassifyOptions:
+    """How a folder's classifier reads texts, which its run's recipe says once and for all."""
+    return options_of(folder)
+
+
 def _answers(
     served: Served, model: Classifier, texts: list[tuple[str, str | None]], method: str, target: int | None
 ) -> list[dict[str, Any]]:
-    reader = Reader(model, served.tokenizer, options_of(served.folder))
+    reader = Reader(model, served.tokenizer, _options(served.folder))
     rows, cut = reader.rows(texts)
     if method == "leave_one_out" and (n := sum(len(row) * (len(row) + 1) for row in rows)) > EXPLAINED:
         raise ApiError(

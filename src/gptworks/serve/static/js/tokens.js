@@ -119,7 +119,8 @@ export function alternatives(item, take) {
     const parts = [make("span", { class: "token" }, visible(text)), make("span", { class: "bar" }, bar),
       make("span", { class: "share" }, percent(Math.exp(logprob)))];
     const label = `${visible(text)}, ${percent(Math.exp(logprob))}`;
-    const inside = take && !own
+    const whole = !text.startsWith("bytes:\\x"); // how the API spells what is no text of its own
+    const inside = take && !own && whole
       ? make("button", { type: "button", "aria-label": `Go on from ${label}`, click: () => take(text) }, ...parts)
       : make("div", {}, ...parts);
     return make("li", { class: own ? "own" : "" }, inside);
