@@ -71,11 +71,11 @@ export class Verdict {
         make("span", { class: "share" }, percent(share))];
       const inside = attribution
         ? make("button", { type: "button", "aria-pressed": String(name === attribution.label),
-            "aria-label": `${name}, ${percent(share)}: which tokens mattered`, click: () => this.explain(name) }, ...parts)
+            title: `Which tokens mattered for ${name}`, click: () => this.explain(name) }, ...parts)
         : make("div", {}, ...parts);
       return make("li", {}, inside);
     });
-    return make("ol", { class: "classes" }, ...rows);
+    return make("ol", { class: "classes", "aria-label": "Classes" }, ...rows);
   }
 
   explain(name) {

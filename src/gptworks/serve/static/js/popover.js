@@ -7,7 +7,7 @@ let owner = null;
 let leaving;
 
 export function mount() {
-  document.body.append(card);
+  document.querySelector("main").append(card);
   card.addEventListener("pointerenter", () => clearTimeout(leaving));
   card.addEventListener("pointerleave", leave);
   card.addEventListener("focusout", (event) => {

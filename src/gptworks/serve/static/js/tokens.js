@@ -118,15 +118,14 @@ export function alternatives(item, take) {
     const own = text === item.text;
     const parts = [make("span", { class: "token" }, visible(text)), make("span", { class: "bar" }, bar),
       make("span", { class: "share" }, percent(Math.exp(logprob)))];
-    const label = `${visible(text)}, ${percent(Math.exp(logprob))}`;
     const whole = !text.startsWith("bytes:\\x"); // how the API spells what is no text of its own
     const inside = take && !own && whole
-      ? make("button", { type: "button", "aria-label": `Go on from ${label}`, click: () => take(text) }, ...parts)
+      ? make("button", { type: "button", click: () => take(text) }, ...parts)
       : make("div", {}, ...parts);
     return make("li", { class: own ? "own" : "" }, inside);
   });
   const foot = take ? [make("p", { class: "hint" }, "Press one, and the text goes on from there.")] : [];
-  return make("div", {}, head, make("ol", {}, ...rows), ...foot);
+  return make("div", {}, head, make("ol", { "aria-label": take ? "Go on from another token" : "The likeliest tokens" }, ...rows), ...foot);
 }
 
 /** The same in words. */
