@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json as jsons
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from gptworks.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from gptworks.data.examples import Example
 
 
 def classify(
@@ -35,10 +32,13 @@ def classify(
         raise ConfigError("classify needs --text TEXT or --file FILE")
     if any(not one.strip() for one in texts):
         raise DataError("an empty text has no class; leave it out")
-    from gptworks.data.examples import Example
+    from gptworks.evaluate.verdicts import Reader
+    from gptworks.model import checkpoint
+    from gptworks.world import default_device
 
-    examples = [Example(one, pair, "") for one in texts]
-    for one, answer in zip(texts, _answers(spec, examples), strict=True):
+    reader = Reader.load(checkpoint.resolve(spec))
+    reader.model.to(default_device())
+    for one, answer in zip(texts, reader.verdicts([(one, pair) for one in texts]), strict=True):
         if json:
             print(jsons.dumps({"text": one} | answer, ensure_ascii=False))
         elif "value" in answer:
@@ -53,29 +53,3 @@ def _lines(file: Path) -> list[str]:
         return [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read as text: {error}") from None
-
-
-def _answers(spec: str, examples: list[Example]) -> list[dict[str, Any]]:
-    import numpy as np
-
-    from gptworks.evaluate.classification import softmax
-    from gptworks.model import checkpoint, classifier
-    from gptworks.train import classifying
-    from gptworks.world import default_device
-
-    folder = checkpoint.resolve(spec)
-    model = classifier.load(folder).to(default_device())
-    tokenizer = checkpoint.load_tokenizer(folder)
-    options = classifying.options_of(folder)
-    longest = options.max_tokens or model.config.context
-    texts, _ = classifying.labelled(examples, np.zeros(len(examples)), tokenizer, longest, options)
-    scores = texts.scores(model).numpy()
-    if model.regression:
-        return [{"value": float(score)} for score in scores[:, 0]]
-    return [
-        {
-            "label": model.labels[chances.argmax()],
-            "probabilities": dict(zip(model.labels, chances.tolist(), strict=True)),
-        }
-        for chances in softmax(scores)
-    ]
