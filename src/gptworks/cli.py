@@ -76,6 +76,7 @@ def build() -> App:
     verb(app, "merge:merge", "Fold a LoRA adapter into the weights.")
     verb(app, "evaluate:evaluate", "Measure models: perplexity, multiple choice, lm-evaluation-harness.")
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
+    verb(app, "export:export", "Write a model for llama.cpp and Ollama, ONNX Runtime, or transformers.")
     verb(app, "judge:judge", "Let another model score a run's answers, or compare them with others.", CARE)
     verb(app, "report:report", "Show what runs did on one page: curves, scores, samples, recipe.", CARE)
     verb(app, "inspect:inspect", "Say what a Dataset, Run, Checkpoint or MODEL is.", CARE)
