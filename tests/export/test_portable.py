@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from gptworks.errors import CheckpointError
 from gptworks.export import portable
+from gptworks.generate import engine
 from gptworks.model import checkpoint, classifier, lora
 from gptworks.model.folders import Adapted
 from gptworks.model.folders import write as write_folder
@@ -31,7 +32,7 @@ except ImportError:
     pass
 model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 ids = tokenizer(text, return_tensors="pt")["input_ids"]
-said = model.generate(ids[:, :8], max_new_tokens=90, do_sample=False)
+said = model.generate(ids[:, :8], max_new_tokens=60, do_sample=False)
 with torch.no_grad():
     logits = model.float()(ids).logits
 np.savez(out, ids=ids.numpy(), logits=logits.numpy(), said=said.numpy(), dtype=str(model.dtype))
@@ -56,7 +57,10 @@ def test_transformers_alone_opens_it_and_says_the_same(known, tmp_path):
     with torch.no_grad():
         wanted = model.logits(model(torch.tensor([ids]))).numpy()
     assert np.allclose(found["logits"], wanted, rtol=0, atol=1e-5)
-    assert tokenizer.decode(found["said"][0].tolist()).removesuffix(tokenizer.eos) == POEM
+    settings = engine.GenerateSettings(temperature=0, max_tokens=60)
+    (sample,) = engine.generate(model, tokenizer, ids[:8], settings)
+    end = [tokenizer.eos_id] * (sample.finish_reason == "eos")
+    assert found["said"][0].tolist() == ids[:8] + sample.ids + end
     assert not (tmp_path / "out" / "trainer").exists()
 
 

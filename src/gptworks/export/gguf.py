@@ -90,7 +90,7 @@ def write(
         assert named is not None, key
         kind = _kind(key, tensor, precision)
         narrow += kind is GGMLQuantizationType.F16 and precision == "q8_0"
-        writer.add_tensor(named, _in(kind, key, tensor, precision), raw_dtype=kind)
+        writer.add_tensor(named, _in(kind, key, tensor), raw_dtype=kind)
     if narrow:
         remarks.append(f"{narrow} matrices stay fp16: their rows are not whole blocks of {BLOCK}")
     writer.write_header_to_file(file)
@@ -144,7 +144,7 @@ def _kind(name: str, tensor: np.ndarray, precision: Precision) -> GGMLQuantizati
     return TYPES[precision][0]
 
 
-def _in(kind: GGMLQuantizationType, name: str, tensor: np.ndarray, precision: Precision) -> np.ndarray:
+def _in(kind: GGMLQuantizationType, name: str, tensor: np.ndarray) -> np.ndarray:
     if not np.isfinite(tensor).all():
         raise CheckpointError(f"{name} holds numbers that are not finite: the model is broken")
     largest = np.finfo(np.float16).max

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
 from gptworks.errors import CheckpointError
 from gptworks.export.source import is_classifier
 from gptworks.model import adapter, checkpoint, classifier, folders
@@ -23,9 +25,7 @@ def write(folder: Path, out: Path, precision: str | None) -> None:
     """
     tokenizer = checkpoint.load_tokenizer(folder)
     model = classifier.load(folder) if is_classifier(folder) else checkpoint.load(folder)
-    stored = checkpoint.base_of(adapter.read(folder)) if adapter.is_adapter(folder) else folder
-    own = next(iter(checkpoint.read_tensors(stored).values())).dtype
-    dtype = own if precision is None else DTYPES[precision]
+    dtype = dtype_of(folder, precision)
     model = model.to(dtype)
     if broken := [name for name, param in model.named_parameters() if not bool(param.isfinite().all())]:
         raise CheckpointError(
@@ -35,3 +35,11 @@ def write(folder: Path, out: Path, precision: str | None) -> None:
     said = json.loads((out / "config.json").read_text(encoding="utf-8"))
     said["dtype"] = str(dtype).removeprefix("torch.")
     (out / "config.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+def dtype_of(folder: Path, precision: str | None) -> torch.dtype:
+    """What weights are written in: what is asked for, or what they are in; an adapter is merged in its base's."""
+    if precision is not None:
+        return DTYPES[precision]
+    stored = checkpoint.base_of(adapter.read(folder)) if adapter.is_adapter(folder) else folder
+    return next(iter(checkpoint.read_tensors(stored).values())).dtype
