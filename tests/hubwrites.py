@@ -1,8 +1,9 @@
 """What the Hub of tests/hub.py answers to those who write: repositories made, files sent, commits.
 
-As huggingface_hub 2.4 asks: POST /api/repos/create; POST /api/validate-yaml of a model card; POST .../preupload/REVISION says which files go by LFS; POST
-REPO.git/info/lfs/objects/batch says where to, and which are there already; PUT of their bytes, in parts where they are
-large; POST of what completes and verifies them; POST .../commit/REVISION with a line of JSON for each change.
+As huggingface_hub 2.4 asks: POST /api/repos/create; POST /api/validate-yaml of a model card; POST .../preupload/main
+says which files go by LFS; POST REPO.git/info/lfs/objects/batch says where to, and which are there already; PUT of
+their bytes, in parts where they are large; POST of what completes and verifies them; POST .../commit/main with a line
+of JSON for each change.
 
 A test may have any of these fail: `Faults`.
 """

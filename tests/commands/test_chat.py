@@ -17,7 +17,7 @@ from gptworks.cli import main
 from gptworks.generate import engine
 from gptworks.generate.conversation import Conversation
 from gptworks.generate.settings import GenerateSettings
-from gptworks.model import checkpoint
+from gptworks.model import checkpoint, classifier
 from gptworks.model.build import build
 from gptworks.model.config import resolve
 from gptworks.recipe import ModelOptions
@@ -167,6 +167,13 @@ def test_a_question_that_is_refused_is_not_part_of_the_conversation(folders):
     with pytest.raises(Exception, match=r"this has \d+ tokens .* and 128 fit the model's context of 256"):
         talk.ask("x" * 300, GenerateSettings())
     assert talk.messages == before
+
+
+def test_a_classifier_is_nobody_to_talk_to(folders, byte_tokenizer, tmp_path, capsys):
+    model = classifier.on(checkpoint.load(folders["base"]), ("ham", "spam"), seed=0)
+    classifier.save(model, tmp_path / "classifier", byte_tokenizer)
+    assert main(["chat", str(tmp_path / "classifier")]) == 2
+    assert "ask it with gptworks classify" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

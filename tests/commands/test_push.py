@@ -57,7 +57,7 @@ def push(tmp_path, requests, root=None, faults=None):
     with hub.serve(root, faults) as endpoint:
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT], input=json.dumps(requests), capture_output=True, text=True,
-            env=hub.environment(endpoint, tmp_path), cwd=tmp_path, check=False,
+            env=hub.environment(endpoint, tmp_path) | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}, cwd=tmp_path, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert TOKEN not in done.stdout + done.stderr

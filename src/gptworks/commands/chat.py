@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from gptworks.errors import ConfigError, UserError
+from gptworks.errors import CheckpointError, ConfigError, UserError
 from gptworks.generate.settings import GenerateSettings
 from gptworks.recipefile import one_line
 
@@ -54,12 +54,17 @@ def chat(
     if settings.beams or settings.samples > 1:
         raise ConfigError("chat gives one answer as it comes: leave out --beams and --samples")
     settings.check()
+    from gptworks.export import source
     from gptworks.generate.conversation import Conversation
     from gptworks.model import checkpoint
     from gptworks.train.precision import DTYPES
     from gptworks.world import default_device, fast_dtype
 
     folder = checkpoint.resolve(spec)
+    if source.is_classifier(folder):
+        raise CheckpointError(
+            f"{spec} is a classifier, which says no more than classes: ask it with gptworks classify"
+        )
     tokenizer = checkpoint.load_tokenizer(folder)
     device = default_device()
     dtype = DTYPES["fp32" if device.type == "cpu" else fast_dtype(device)]

@@ -92,7 +92,7 @@ def _of_run(run: Path, folder: Path) -> dict[str, Any]:
     (logged,) = logs.read([run])
     at = next(one for one in runs.checkpoints(run) if one.path == folder)
     until = [row for row in logged.rows if row["step"] <= at.step]
-    last = {key: value for row in until for key, value in row.items()}
+    last = {key: value for row in until for key, value in row.items() if key == "tokens" or "loss" in row}
     return {
         "kind": logged.kind.partition(" from ")[0],
         "base": logged.recipe.get("base"),

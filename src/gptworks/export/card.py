@@ -195,16 +195,17 @@ def _training(facts: Facts) -> dict[str, Any]:
     tokens, environment = facts.tokens, facts.environment
     per_token = sizing.flops_per_token(facts.config)
     data = placeless(str(environment.get("dataset", "not known")))
-    print_ = str(environment.get("dataset_fingerprint", ""))[:12]
+    mark = str(environment.get("dataset_fingerprint", ""))[:12]
+    most = "; at most: only adapters were trained" if facts.recipe.get("lora", {}).get("rank") else ""
     return {
         "what": facts.kind or "not known",
         **({"from": placeless(facts.base)} if facts.base else {}),
-        "data": f"{data}" + (f" (fingerprint {print_})" if print_ else ""),
+        "data": f"{data}" + (f" (fingerprint {mark})" if mark else ""),
         "steps": "not known" if facts.step is None else f"{facts.step:,}",
         "tokens": "not known" if tokens is None else f"{tokens:,}, repeats counted",
         "FLOPs": "not known"
         if tokens is None
-        else f"{tokens * per_token:.3g} ({per_token:.3g} a token: 6N + 12LCT, PaLM, appendix B)",
+        else f"{tokens * per_token:.3g} ({per_token:.3g} a token: 6N + 12LCT, PaLM, appendix B{most})",
         "time": "not known" if facts.seconds is None else f"{facts.seconds / 3600:.2f} hours",
         "hardware": f"{environment.get('processes', 1)} x {environment.get('device', 'not known')}",
         "energy": "not measured" if facts.joules is None else f"{facts.joules / 3.6e6:.3g} kWh",

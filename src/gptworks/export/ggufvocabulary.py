@@ -17,10 +17,14 @@ from gptworks.text.tokenizer import Tokenizer
 QWEN2_PATTERN = GPT4_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 """Qwen's: GPT-4's with numbers digit by digit."""
 
-PATTERNS = {(GPT2_PATTERN,): "gpt-2", (GPT4_PATTERN,): "smaug-bpe", (QWEN2_PATTERN,): "qwen2"}
+PATTERNS: dict[tuple[str, ...], str] = {
+    (GPT2_PATTERN,): "gpt-2",
+    (GPT4_PATTERN,): "smaug-bpe",
+    (QWEN2_PATTERN,): "qwen2",
+}
 """What llama.cpp calls a tokenizer that splits like this and merges by merges alone."""
 
-WHOLE = {(GPT4_PATTERN,): "llama-bpe"}
+WHOLE: dict[tuple[str, ...], str] = {(GPT4_PATTERN,): "llama-bpe"}
 """... and one that takes a piece whole where it is a token, whatever the merges say."""
 
 

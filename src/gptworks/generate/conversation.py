@@ -86,6 +86,7 @@ class Conversation:
     def _fitting(self, settings: GenerateSettings) -> tuple[list[int], int]:
         assert self.chat is not None
         room = self.context - min(settings.max_tokens or ROOM, self.context // 2)
+        ids: list[int] = []
         for dropped in range(0, len(self.messages), 2):
             ids = self.chat.prompt(self._all(self.messages[dropped:]))
             if len(ids) <= room:
