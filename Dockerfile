@@ -1,6 +1,6 @@
 # gptworks with a CPU build of PyTorch; for a GPU: docker build --build-arg TORCH=https://download.pytorch.org/whl/cu128 .
 #
-#   docker build -t gptworks .
+#   docker build --tag=gptworks .
 #   docker run --rm -it -v "$PWD:/work" gptworks chat runs/small
 FROM python:3.12-slim
 

@@ -21,6 +21,7 @@ SCORE = {
     "n": 321,
     "split": "test",
     "shots": 0,
+    "data": "/home/alice/secret/notes.txt",
     "definition": "bits of /home/alice/secret/notes.txt over its UTF-8 bytes",
 }
 
@@ -57,7 +58,7 @@ def test_it_says_what_is_known():
         "| hardware | 2 x an H100 |",
         "| energy | not measured |",
         "| validation loss | 2.5000 nats |",
-        "| perplexity:notes.txt | bits_per_byte | 1.234 | 1.2 to 1.27 | 321 | test | 0 |",
+        "| perplexity:notes.txt | bits_per_byte | 1.234 | 1.2 to 1.27 | 321 | notes.txt | test | 0 |",
         "- bits_per_byte of perplexity:notes.txt: bits of notes.txt over its UTF-8 bytes",
         "| data | set (fingerprint 0123456789ab) |",
         'data = "set"',
@@ -78,7 +79,7 @@ def test_the_hubs_own_reader_understands_it():
     assert (result.metric_type, result.metric_value, result.dataset_name) == (
         "bits_per_byte",
         1.2345,
-        "perplexity:notes.txt",
+        "notes.txt",
     )
     assert ModelCard(card.write(replace(FACTS, license="all mine"))).data.license is None
     assert (

@@ -126,8 +126,8 @@ def _data(facts: Facts) -> ModelCardData:
     results = [
         EvalResult(
             task_type=_task(facts),
-            dataset_type=_slug(row["task"]),
-            dataset_name=placeless(row["task"]),
+            dataset_type=_slug(_on(row)),
+            dataset_name=_on(row),
             dataset_split=row.get("split"),
             metric_type=row["metric"],
             metric_value=row["value"],
@@ -151,8 +151,13 @@ def _task(facts: Facts) -> str:
     return "text-classification" if facts.labels else "text-generation"
 
 
-def _slug(task: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", placeless(task)).strip("-") or "unnamed"
+def _on(row: Row) -> str:
+    """What a score was measured on, or else its task."""
+    return placeless(row.get("data") or row["task"])
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-") or "unnamed"
 
 
 def _what(facts: Facts) -> str:
@@ -217,11 +222,14 @@ def _training(facts: Facts) -> dict[str, Any]:
 def _scores(facts: Facts) -> str:
     if not facts.scores:
         return "None were measured of this checkpoint."
-    lines = ["| task | metric | value | 95 % interval | n | split | shots |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| task | metric | value | 95 % interval | n | data | split | shots |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in facts.scores:
         low, high = (f"{end:.4g}" for end in row.get("interval_95") or (float("nan"),) * 2)
         between = "not known" if low == "nan" else f"{low} to {high}"
-        cells = [placeless(row["task"]), row["metric"], f"{row['value']:.4g}", between, row["n"]]
+        cells = [placeless(row["task"]), row["metric"], f"{row['value']:.4g}", between, row["n"], _on(row)]
         lines.append(
             "| " + " | ".join(str(cell) for cell in [*cells, row.get("split"), row.get("shots")]) + " |"
         )

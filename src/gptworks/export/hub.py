@@ -60,8 +60,7 @@ def push(folder: Path, repo: str, *, private: bool, message: str, say: Callable[
         ConfigError: the Hub refuses, is too busy for too long, or cannot be reached.
     """
     api = HfApi(token=token())
-    create = lambda: api.create_repo(repo, private=private, exist_ok=True)  # noqa: E731 - said once, used once
-    _insist(create, repo, say)
+    _insist(lambda: api.create_repo(repo, private=private, exist_ok=True), repo, say)
     info = _insist(lambda: api.model_info(repo), repo, say)
     if private and info.private is False:
         raise ConfigError(
@@ -80,14 +79,12 @@ def _insist(ask: Callable[[], T], repo: str, say: Callable[[str], None]) -> T:
     for tried in range(1, TRIES + 1):
         try:
             return ask()
-        except (
-            ValueError
-        ) as error:  # the card, a license that the Hub does not know, a name that it does not allow
-            raise ConfigError(f"the Hub refuses {repo}: {_first_line(error)}") from None
         except Exception as error:
-            if not (isinstance(error, OSError) or type(error).__module__.startswith(LIBRARIES)):
+            if not (isinstance(error, OSError | ValueError) or type(error).__module__.startswith(LIBRARIES)):
                 raise
             response = getattr(error, "response", None)
+            if response is None and isinstance(error, ValueError):  # such as a license that it does not know
+                raise ConfigError(f"the Hub refuses {repo}: {_first_line(error)}") from None
             status = None if response is None else response.status_code
             if status is not None and status not in {409, 429} and status < 500:
                 raise ConfigError(_refusal(status, repo, error)) from None
