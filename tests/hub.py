@@ -3,8 +3,8 @@
     ROOT/models/OWNER/NAME/config.json ...      ROOT/datasets/OWNER/NAME/data/train.jsonl ...
 
 It answers what huggingface_hub and datasets ask when they read: files (with ranges), their metadata, what a
-repository holds. Endpoint and caches are fixed when those are imported, so a test uses them in a process of
-its own, with `environment`.
+repository holds; and when they write (hubwrites.py). Endpoint and caches are fixed when those are imported, so a test
+uses them in a process of its own, with `environment`.
 """
 
 import hashlib
@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.hubwrites import Faults, Writes
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def serve(root: Path) -> Iterator[str]:
+def serve(root: Path, faults: Faults | None = None) -> Iterator[str]:
     """Serve ROOT while the block runs; yields the address for HF_ENDPOINT."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"root": root}))
+    facts = {"root": root, "faults": faults or Faults()}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), facts))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -52,7 +55,7 @@ def environment(endpoint: str, home: Path) -> dict[str, str]:
     return {**kept, **proxies, **caches, "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1"}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Writes, BaseHTTPRequestHandler):
     root: Path
     protocol_version = "HTTP/1.1"
 
@@ -65,6 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def log_message(self, format: str, *args: Any) -> None:
         """Keep tests quiet."""
 
@@ -72,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else b""
         path = unquote(urlsplit(self.path).path)
+        if self.written(path, body):
+            return
         if file := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             self._file(self._repository(file[1], file[2]), file[3])
         elif asked := re.fullmatch(
@@ -125,7 +133,13 @@ class _Handler(BaseHTTPRequestHandler):
             answer = [entry for entry in entries if entry["path"] in wanted]
         else:
             names = [{"rfilename": path.relative_to(repository).as_posix()} for path in files]
-            answer = {"id": asked[2], "sha": COMMIT, "private": False, "gated": False, "disabled": False}
+            answer = {
+                "id": asked[2],
+                "sha": COMMIT,
+                "private": self._is_private(asked[2]),
+                "gated": False,
+                "disabled": False,
+            }
             answer |= {"downloads": 0, "likes": 0, "tags": [], "siblings": names}
         self._send(200, json.dumps(answer).encode(), "application/json", {"X-Repo-Commit": COMMIT})
 

@@ -15,7 +15,7 @@ FLOORS = [
     {"recipefile", "runs", "world", "text"},
     {"data", "model"},
     {"train", "generate"},
-    {"evaluate", "plan"},
+    {"evaluate", "plan", "export"},
     {"report", "serve"},
     {"glue"},
     {"commands"},
@@ -76,7 +76,9 @@ def test_help_and_reports_need_no_torch():
         "import sys, gptworks.cli, gptworks.runs, gptworks.report.plots, gptworks.report.page\n"
         "for argv in ([], ['--help'], ['pretrain', '--help'], ['generate', '--help'], ['prepare', '--help'],\n"
         "             ['finetune', 'classify', '--help'], ['finetune', 'instruct', '--help'], ['classify', '--help'],\n"
-        "             ['evaluate', '--help'], ['report', '--help'], ['judge', '--help'], ['serve', '--help']):\n"
+        "             ['evaluate', '--help'], ['report', '--help'], ['judge', '--help'], ['export', '--help'],\n"
+        "             ['chat', '--help'], ['push', '--help'], ['serve', '--help'], ['plan', '--help'],\n"
+        "             ['doctor', '--help'], ['glue', '--help']):\n"
         "    gptworks.cli.main(argv)\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )

@@ -24,7 +24,15 @@ def commands(text, kind):
                 yield shlex.split(line, comments=True)
 
 
-GUIDES = ["data.md", "pretraining.md", "finetuning.md", "evaluation.md", "report.md", "serving.md"]
+GUIDES = [
+    "data.md",
+    "pretraining.md",
+    "finetuning.md",
+    "evaluation.md",
+    "report.md",
+    "serving.md",
+    "sharing.md",
+]
 
 
 @pytest.mark.parametrize("name", GUIDES)

@@ -79,7 +79,10 @@ def build() -> App:
     nine = "Fine-tune models on GLUE's nine tasks; submit and draw what came out."
     app.command("gptworks.commands.glue:app", name="glue", help=nine, group=LIFE, sort_key=next(order))
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
+    verb(app, "chat:chat", "Talk to a model in the terminal.")
     verb(app, "serve:serve", "Serve models: an OpenAI-compatible API, and a page to try them out.")
+    verb(app, "export:export", "Write a model for llama.cpp and Ollama, ONNX Runtime, or transformers.")
+    verb(app, "push:push", "Publish a model on the Hugging Face Hub, with a card of what is known of it.")
     verb(app, "judge:judge", "Let another model score a run's answers, or compare them with others.", CARE)
     verb(
         app,

@@ -255,7 +255,11 @@ def test_adapters_and_models_that_are_kept(base, data, tmp_path):
 
 def test_a_campaign_becomes_a_submission_and_pictures(base, tmp_path, capsys):
     """With WNLI's official numbers of rows, and the other tasks filled."""
-    data, out, file = official.write(tmp_path / "glue", ("wnli",), whole=True), tmp_path / "c", tmp_path / "s.zip"
+    data, out, file = (
+        official.write(tmp_path / "glue", ("wnli",), whole=True),
+        tmp_path / "c",
+        tmp_path / "s.zip",
+    )
     line = f"glue --model {base} --data {data} --out {out} --tasks wnli --tries 1 --epochs 0.1 --eval-every 0"
     assert gptworks(line) == 0
     assert gptworks(f"glue submit {out} --out {file}") == 2

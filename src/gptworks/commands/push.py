@@ -1,0 +1,107 @@
+"""`gptworks push`: a MODEL onto the Hugging Face Hub, with a card of what is known of it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from gptworks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gptworks.export.card import Facts
+
+
+def push(
+    spec: Annotated[str, Parameter(name="MODEL", help="A run, RUN@best, or a model folder.")],
+    /,
+    *,
+    repo: Annotated[str, Parameter(help="Repository on the Hub: you/name. Made if it is not there.")],
+    private: Annotated[bool, Parameter(negative=(), help="Make a new repository private.")] = False,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None, Parameter(help="Of the weights. Default: as they are.")
+    ] = None,
+    license: Annotated[
+        str | None,
+        Parameter(help="Under what the model is published, as the Hub spells it: mit, apache-2.0."),
+    ] = None,
+    card_only: Annotated[
+        Path | None, Parameter(help="Write the card to this file and push nothing, to read it first.")
+    ] = None,
+) -> None:
+    """Publish a model on the Hugging Face Hub: the folder that transformers opens, and a model card.
+
+    An adapter is merged. The token is HF_TOKEN's, or that of `hf auth login`.
+    """
+    from gptworks.export import card, hub, portable
+    from gptworks.model import checkpoint
+
+    hub.check(repo)
+    if card_only is None:
+        hub.token()
+    elif card_only.exists():
+        raise ConfigError(f"{card_only} exists already; give another --card-only")
+    folder = checkpoint.resolve(spec)
+    if card_only is not None:
+        card_only.write_text(card.write(_facts(spec, folder, repo, precision, license)), encoding="utf-8")
+        print(f"{card_only}: the card; nothing was pushed")
+        return
+    with tempfile.TemporaryDirectory() as place:
+        draft = Path(place) / "model"
+        portable.write(folder, draft, precision)
+        text = card.write(_facts(spec, folder, repo, precision, license))
+        (draft / "README.md").write_text(text, encoding="utf-8")
+        step = (
+            f", step {folder.name.partition('-')[2].lstrip('0') or '0'}"
+            if folder.name.startswith("step-")
+            else ""
+        )
+        address = hub.push(draft, repo, private=private, message=f"gptworks push{step}", say=print)
+    print(address)
+
+
+def _facts(spec: str, folder: Path, repo: str, precision: str | None, license: str | None) -> Facts:
+    from gptworks import runs
+    from gptworks.export import portable, source
+    from gptworks.export.card import Facts
+    from gptworks.model import checkpoint, classifier
+
+    tokenizer = checkpoint.load_tokenizer(folder)
+    classes = classifier.load(folder).labels if source.is_classifier(folder) else ()
+    name, _ = runs.split_spec(spec)
+    about = _of_run(Path(name), folder) if runs.is_run(Path(name)) else {}
+    return Facts(
+        repo=repo,
+        config=checkpoint.read_config(folder),
+        tokenizer=f"byte-level BPE, {tokenizer.vocab_size:,} ids",
+        labels=classes,
+        chat=tokenizer.chat_template is not None and not classes,
+        precision=str(portable.dtype_of(folder, precision)).removeprefix("torch."),
+        license=license,
+        **about,
+    )
+
+
+def _of_run(run: Path, folder: Path) -> dict[str, Any]:
+    """What a run's logs say of one of its checkpoints."""
+    from gptworks import runs
+    from gptworks.report import logs
+
+    (logged,) = logs.read([run])
+    at = next(one for one in runs.checkpoints(run) if one.path == folder)
+    until = [row for row in logged.rows if row["step"] <= at.step]
+    last = {key: value for row in until for key, value in row.items() if key == "tokens" or "loss" in row}
+    return {
+        "kind": logged.kind.partition(" from ")[0],
+        "base": logged.recipe.get("base"),
+        "step": at.step,
+        "tokens": last.get("tokens"),
+        "seconds": last.get("seconds"),
+        "joules": last.get("joules"),
+        "val_loss": at.val_loss,
+        "environment": logged.environment,
+        "recipe": logged.recipe,
+        "scores": [row for row in logged.results if row.get("step") == at.step and "definition" in row],
+    }

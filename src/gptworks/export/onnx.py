@@ -1,0 +1,145 @@
+"""A language model as ONNX, with its cache as inputs and outputs, named as Optimum and transformers.js name them.
+
+    input_ids (B, T), attention_mask (B, S), position_ids (B, T)     int64; S = P + T
+    past_key_values.L.key, .value (B, K, P, D)                       P cached tokens, 0 at first
+    -> logits (B, T, V), present.L.key, .value (B, K, S, D)
+
+B, T and P are free. The mask is 1 where a token is real; padding stands on the left, if anywhere, and position_ids
+count real tokens. Weights larger than a protobuf may be (2 GB) stand beside, in NAME.onnx.data.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx  # noqa: F401 - what torch.onnx works with: that it is missing comes out here
+import onnxscript  # noqa: F401 - the same
+import torch
+from torch import Tensor, nn
+
+from gptworks.model.attention import Layout
+from gptworks.model.build import Model
+from gptworks.model.cache import KVCache
+from gptworks.model.config import ModelConfig
+from gptworks.model.hf_config import to_hf
+from gptworks.text.tokenizer import Tokenizer
+
+EXTERNAL_BYTES = 1_900_000_000
+"""Weights above this are written beside the graph: a protobuf holds 2 GB."""
+
+
+class HandedCache(KVCache):
+    """Keys and values that are handed in and out, as tensors of their own."""
+
+    def __init__(self, past: list[Tensor]) -> None:
+        """From key and value of each layer in turn, (B, K, P, D)."""
+        self.past, self.present = past, list[Tensor]()
+        self.length = 0
+
+    def __len__(self) -> int:
+        """Not known while the graph is drawn, where lengths are symbols: a Layout says where tokens stand."""
+        return 0
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put (B, K, T, D) keys and values of new tokens after the old; return all (B, K, S, D) of them."""
+        k, v = (
+            torch.cat([old, new], dim=2) for old, new in zip(self.past[2 * layer :], (k, v), strict=False)
+        )
+        self.present += [k, v]
+        return k, v
+
+
+class Stepper(nn.Module):
+    """The model as a function of tensors alone."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        cache = HandedCache(past_key_values)
+        P, T = past_key_values[0].shape[2], input_ids.shape[1]
+        place = torch.arange(P + T)
+        new = torch.arange(T)[:, None] + P  # (T, 1)
+        real = attention_mask.bool()[:, None, :]  # (B, 1, S)
+        mask = (real & (place <= new)) | (
+            place == new
+        )  # padding sees itself: attention to nothing is no number
+        hidden = self.model(input_ids, cache, Layout(position_ids, mask[:, None]))
+        return self.model.logits(hidden), *cache.present
+
+
+def write(model: Model, file: Path) -> None:
+    """Write a float32 model as an ONNX file."""
+    config = model.config
+    names = [f"{layer}.{part}" for layer in range(config.n_layer) for part in ("key", "value")]
+    inputs = example(config, batch=2, past=3, new=4)
+    batch, past, new = (torch.export.Dim(name) for name in ("batch", "past", "new"))
+    shapes = {
+        "input_ids": {0: batch, 1: new},
+        "attention_mask": {0: batch, 1: torch.export.Dim.AUTO},
+        "position_ids": {0: batch, 1: new},
+        "past_key_values": [{0: batch, 2: past} for _ in names],
+    }
+    with quiet():
+        program = torch.onnx.export(
+            Stepper(model).eval(),
+            kwargs=inputs,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=[
+                "input_ids",
+                "attention_mask",
+                "position_ids",
+                *(f"past_key_values.{n}" for n in names),
+            ],
+            output_names=["logits", *(f"present.{name}" for name in names)],
+            verbose=False,
+        )
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # where in our source, on this machine, it comes from
+    size = sum(param.numel() * param.element_size() for param in model.parameters())
+    program.save(file, external_data=size > EXTERNAL_BYTES)
+
+
+def example(config: ModelConfig, *, batch: int, past: int, new: int) -> dict[str, object]:
+    """Inputs of a shape."""
+    shape = (batch, config.n_kv_head, past, config.head_dim)
+    return {
+        "input_ids": torch.zeros(batch, new, dtype=torch.long),
+        "attention_mask": torch.ones(batch, past + new, dtype=torch.long),
+        "position_ids": torch.arange(past, past + new).expand(batch, new).contiguous(),
+        "past_key_values": [torch.zeros(shape) for _ in range(2 * config.n_layer)],
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporter's talk about its own insides."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def write_beside(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
+    """The configuration and the tokenizer that other programs look for beside the graph."""
+    tokenizer.save(folder)
+    ids = {"bos_token_id": tokenizer.bos_id or tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
+    for name, said in (
+        ("config.json", to_hf(model.config) | ids),
+        ("generation_config.json", ids | {"pad_token_id": tokenizer.eos_id}),
+    ):
+        (folder / name).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")

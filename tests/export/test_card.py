@@ -1,0 +1,118 @@
+"""What a model card says, and what it keeps to itself."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from huggingface_hub import ModelCard
+
+from gptworks.export import card
+from gptworks.model import sizing
+from gptworks.model.config import resolve
+from gptworks.recipe import ModelOptions
+
+CONFIG = resolve(ModelOptions(n_layer=2, n_head=2, n_embd=64, context=128), 512)
+
+SCORE = {
+    "task": "perplexity:/home/alice/secret/notes.txt",
+    "metric": "bits_per_byte",
+    "value": 1.2345,
+    "interval_95": [1.2, 1.27],
+    "n": 321,
+    "split": "test",
+    "shots": 0,
+    "data": "/home/alice/secret/notes.txt",
+    "definition": "bits of /home/alice/secret/notes.txt over its UTF-8 bytes",
+}
+
+FACTS = card.Facts(
+    repo="you/small",
+    config=CONFIG,
+    tokenizer="byte-level BPE, 512 ids",
+    kind="pretraining",
+    step=100,
+    tokens=204_800,
+    seconds=7200.0,
+    val_loss=2.5,
+    environment={
+        "gptworks": "0.1.0",
+        "torch": "2.13",
+        "device": "an H100",
+        "processes": 2,
+        "dataset": "/home/alice/secret/set",
+        "dataset_fingerprint": "0123456789abcdef",
+    },
+    recipe={"data": "/home/alice/secret/set", "eval": {"tasks": ["perplexity:/home/alice/secret/notes.txt"]}},
+    scores=[SCORE],
+    license="mit",
+)
+
+
+def test_it_says_what_is_known():
+    text = card.write(FACTS)
+    flops = 204_800 * sizing.flops_per_token(CONFIG)
+    for said in (
+        "| tokens | 204,800, repeats counted |",
+        f"| FLOPs | {flops:.3g} (",
+        "| time | 2.00 hours |",
+        "| hardware | 2 x an H100 |",
+        "| energy | not measured |",
+        "| validation loss | 2.5000 nats |",
+        "| perplexity:notes.txt | bits_per_byte | 1.234 | 1.2 to 1.27 | 321 | notes.txt | test | 0 |",
+        "- bits_per_byte of perplexity:notes.txt: bits of notes.txt over its UTF-8 bytes",
+        "| data | set (fingerprint 0123456789ab) |",
+        'data = "set"',
+        "continues texts and was not taught to answer",
+    ):
+        assert said in text
+    assert "| energy | 1 kWh |" in card.write(replace(FACTS, joules=3.6e6))
+
+
+def test_the_hubs_own_reader_understands_it():
+    found = ModelCard(card.write(FACTS)).data
+    assert (found.license, found.library_name, found.pipeline_tag) == (
+        "mit",
+        "transformers",
+        "text-generation",
+    )
+    (result,) = found.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == (
+        "bits_per_byte",
+        1.2345,
+        "notes.txt",
+    )
+    assert ModelCard(card.write(replace(FACTS, license="all mine"))).data.license is None
+    assert (
+        ModelCard(card.write(replace(FACTS, base="openai-community/gpt2"))).data.base_model
+        == "openai-community/gpt2"
+    )
+
+
+def test_what_is_not_known_is_not_made_up():
+    text = card.write(card.Facts(repo="you/bare", config=CONFIG, tokenizer="x"))
+    assert "how it was trained | not known" in text
+    assert "None were measured" in text
+    assert "Not stated" in text
+    assert "## Recipe" not in text
+
+
+def test_nothing_of_the_machine_is_in_it():
+    recipe = {
+        "data": "C:\\Users\\alice\\set",
+        "out": "../../alice/runs/a",
+        "tokenizer": "~/alice/bpe",
+        "base": "/mnt/alice/model",
+        "prepare": {"sources": ["/home/alice/a.txt", "hf:owner/name:config", "deep/alice/folder/b.txt"]},
+    }
+    text = card.write(replace(FACTS, recipe=recipe, base="/mnt/alice/model"))
+    assert "alice" not in text
+    assert "secret" not in text
+    assert not re.search(r"(^|[\s\"'(])(/|~|\.\./)\w", text.partition("## Model")[2])
+    assert "hf:owner/name:config" in text
+
+
+@pytest.mark.parametrize(
+    "value", ["openai-community/gpt2", "hf:owner/name", "https://a.b/c", "6N / 12", "and/or", 3, True]
+)
+def test_what_is_no_place_stays(value):
+    assert card.placeless(value) == value
