@@ -131,13 +131,13 @@ class Faults:
         first, end = place_in_data(point.step, trainer.skips), place_in_data(step - 1, trainer.skips) + 1
         # A skip applies from its step on, and tells places by those before it: with this one, the first again.
         skip = Skip(point.step, first, end)
-        trainer.world.barrier()  # all have looked
+        trainer.world.agree(True)  # all have looked
         if main:
             for later in [c for c in runs.checkpoints(self.run) if c.step > point.step]:
                 runs.discard(later.path)  # first: what goes on from one of them would not be this run
             told = [dataclasses.asdict(one) for one in (*trainer.skips, skip)]
             runs.write_json(self.run / SKIPS, told)
-        trainer.world.barrier()
+        trainer.world.wait_for_main()
         trainer.skips = (*trainer.skips, skip)
         self.in_a_row = 0
         self.say(
