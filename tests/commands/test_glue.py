@@ -137,11 +137,13 @@ def test_the_table_has_the_official_average_and_the_guesses(whole, capsys):
 
 def test_sigkill_anywhere_loses_nothing(base, data, whole, tmp_path):
     out = tmp_path / "whole"
-    line = f"glue --model {base} --data {data} --out {out} {FAST} --tries 2 --resume"
+    line = (
+        f"glue --model {base} --data {data} --out {out} {FAST} --tries 2 --resume --tasks cola rte wnli mrpc"
+    )
     words = [sys.executable, "-m", "gptworks", *shlex.split(line)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
-    while len(list(out.glob("cells/*/*/result.json"))) < 3:
+    while len(list(out.glob("cells/*/*/result.json"))) < 2:
         assert time.monotonic() < until
         assert process.poll() is None
         time.sleep(0.02)
@@ -149,7 +151,9 @@ def test_sigkill_anywhere_loses_nothing(base, data, whole, tmp_path):
     process.wait()
     done = {file: file.stat().st_mtime_ns for file in out.glob("cells/*/*/result.json")}
     assert gptworks(line) == 0
-    assert results(out) == results(whole)
+    ours, theirs = results(out), results(whole)
+    assert ours == {name: theirs[name] for name in ours}
+    assert len(ours) == 4 * 2
     assert all(file.stat().st_mtime_ns == when for file, when in done.items())  # none was done again
 
 
@@ -255,7 +259,11 @@ def test_adapters_and_models_that_are_kept(base, data, tmp_path):
 
 def test_a_campaign_becomes_a_submission_and_pictures(base, tmp_path, capsys):
     """With WNLI's official numbers of rows, and the other tasks filled."""
-    data, out, file = official.write(tmp_path / "glue", ("wnli",), whole=True), tmp_path / "c", tmp_path / "s.zip"
+    data, out, file = (
+        official.write(tmp_path / "glue", ("wnli",), whole=True),
+        tmp_path / "c",
+        tmp_path / "s.zip",
+    )
     line = f"glue --model {base} --data {data} --out {out} --tasks wnli --tries 1 --epochs 0.1 --eval-every 0"
     assert gptworks(line) == 0
     assert gptworks(f"glue submit {out} --out {file}") == 2
@@ -277,7 +285,7 @@ def test_a_campaign_becomes_a_submission_and_pictures(base, tmp_path, capsys):
     assert gptworks(f"glue plot {out}") == 0
     drawn = capsys.readouterr().out.split()
     assert {file.rpartition(".")[2] for file in drawn} == {"png", "svg"}
-    assert all((tmp_path / file).stat().st_size > 5000 for file in drawn)
+    assert all((tmp_path / file).stat().st_size > 1000 for file in drawn)
 
 
 @pytest.mark.parametrize(
