@@ -8,6 +8,7 @@ import pytest
 
 from gptworks.cli import build, main
 from gptworks.recipefile import load
+from tests.glue import official
 
 
 def guides(repository):
@@ -21,7 +22,7 @@ def commands(text, kind):
                 yield shlex.split(line, comments=True)
 
 
-GUIDES = ["data.md", "pretraining.md", "finetuning.md", "evaluation.md", "report.md"]
+GUIDES = ["data.md", "pretraining.md", "finetuning.md", "evaluation.md", "report.md", "glue.md"]
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -45,6 +46,7 @@ def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
     (tmp_path / "lambada_test.jsonl").write_text(
         json.dumps({"text": "he took the cup and drank from the cup"}) + "\n"
     )
+    official.write(tmp_path / "GLUE", ("wnli",), whole=True)
     monkeypatch.chdir(tmp_path)
     ran = 0
     for words in commands((repository / "docs" / name).read_text(), "bash"):
