@@ -76,7 +76,8 @@ def test_help_and_reports_need_no_torch():
         "import sys, gptworks.cli, gptworks.runs, gptworks.report.plots, gptworks.report.page\n"
         "for argv in ([], ['--help'], ['pretrain', '--help'], ['generate', '--help'], ['prepare', '--help'],\n"
         "             ['finetune', 'classify', '--help'], ['finetune', 'instruct', '--help'], ['classify', '--help'],\n"
-        "             ['evaluate', '--help'], ['report', '--help'], ['judge', '--help']):\n"
+        "             ['evaluate', '--help'], ['report', '--help'], ['judge', '--help'], ['glue', '--help'],\n"
+        "             ['glue', 'submit', '--help'], ['glue', 'check', '--help'], ['glue', 'plot', '--help']):\n"
         "    gptworks.cli.main(argv)\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
