@@ -1,8 +1,9 @@
 """Speed of HellaSwag beside lm-evaluation-harness's `hf` backend: python benchmarks/choice.py --data val.jsonl.
 
-Both open the same folder of random weights and score the same questions, as the harness words them, in fp32, from text
-to chosen answers, in processes of their own, in turns. The backend is run with its default of one request at a time and
-with batches; speed is told against each, and against its fastest. Answers are compared question by question.
+Both open the same folder, of random weights or a MODEL's, and score the same questions, as the harness words them,
+from text to chosen answers, in processes of their own, in turns. The backend is run with its default of one request at
+a time and with batches. Ours in the same numbers is compared with each, question by question; --dtypes fp32 bf16 runs
+both kinds, and also counts the answers that bfloat16 changes.
 """
 
 import argparse
@@ -42,14 +43,26 @@ def questions(file: Path, n: int) -> list[Any]:
     return [TASKS["hellaswag"].question(record) for record in items.from_file(file, n)]
 
 
-def ours(folder: Path, asked: list[Any], batch_tokens: int | None) -> Score:
+def open_model(spec: str, folder: Path) -> int:
+    """A MODEL as a folder that everyone opens. -> parameters."""
+    from gptworks.model import checkpoint, sizing
+
+    found = checkpoint.resolve(spec)
+    model = checkpoint.load(found)
+    checkpoint.save(model, folder, checkpoint.load_tokenizer(found))
+    return sizing.parameters(model.config)
+
+
+def ours(folder: Path, asked: list[Any], batch_tokens: int | None, dtype: str) -> Score:
     """The scoring behind `gptworks evaluate`."""
     from gptworks.evaluate.questions import ask
     from gptworks.evaluate.scoring import score
     from gptworks.model import checkpoint
+    from gptworks.train.precision import DTYPES
     from gptworks.world import default_device
 
-    model, tokenizer = checkpoint.load(folder).to(default_device()), checkpoint.load_tokenizer(folder)
+    model = checkpoint.load(folder, dtype=DTYPES[dtype]).to(default_device())
+    tokenizer = checkpoint.load_tokenizer(folder)
 
     def run(n: int) -> list[list[float]]:
         requests = ask(asked[:n], tokenizer, model.config.context).requests
@@ -58,15 +71,17 @@ def ours(folder: Path, asked: list[Any], batch_tokens: int | None) -> Score:
     return run
 
 
-def theirs(folder: Path, asked: list[Any], batch_size: int) -> Score:
+def theirs(folder: Path, asked: list[Any], batch_size: int, dtype: str) -> Score:
     """The harness's own backend."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
+    from gptworks.train.precision import DTYPES
     from gptworks.world import default_device
 
     make: Any = HFLM  # its arguments are lost to a type checker behind a decorator
-    lm = make(pretrained=str(folder), device=str(default_device()), dtype="float32", batch_size=batch_size)
+    name = str(DTYPES[dtype]).removeprefix("torch.")
+    lm = make(pretrained=str(folder), device=str(default_device()), dtype=name, batch_size=batch_size)
 
     def run(n: int) -> list[list[float]]:
         requests = [
@@ -87,9 +102,9 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
     asked = questions(Path(case["data"]), case["n"])
     if case["contender"] == "gptworks":
         tune_allocator()
-        run = ours(Path(case["folder"]), asked, case["batch_tokens"])
+        run = ours(Path(case["folder"]), asked, case["batch_tokens"], case["dtype"])
     else:
-        run = theirs(Path(case["folder"]), asked, case["batch_size"])
+        run = theirs(Path(case["folder"]), asked, case["batch_size"], case["dtype"])
     run(min(8, case["n"]))  # warms up
     start, cpu = time.perf_counter(), time.process_time()
     found = run(case["n"])
@@ -100,19 +115,30 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
         "peak_memory": peak_memory(default_device()) or 0,
         "found": found,
         "lengths": [question.lengths for question in asked],
+        "rights": [question.gold for question in asked],
+        "dtype": case["dtype"],
+        "contender": case["contender"],
     }
 
 
 def compare(rows: dict[str, dict[str, Any]]) -> None:
-    """Our speed over each of theirs, and how many questions get the same answers, by sum and per character."""
-    mine = rows.get("gptworks")
+    """Our speed over each of theirs in the same numbers, and how many questions get the same answers."""
     found = {name: (row.pop("found"), row.pop("lengths")) for name, row in rows.items()}
     for name, row in rows.items():
-        if mine is None or name == "gptworks":
+        picks = [chosen(sums, lengths) for sums, lengths in zip(*found[name], strict=True)]
+        row["accuracy"], row["accuracy_per_character"] = (
+            sum(pick[way] == right for pick, right in zip(picks, row["rights"], strict=True)) / len(picks)
+            for way in (0, 1)
+        )
+        del row["rights"]
+        ours = f"gptworks {row['dtype']}" if row["contender"] != "gptworks" else "gptworks fp32"
+        if ours not in rows or ours == name:
             continue
+        mine = rows[ours]
+        row["compared_with"] = ours
         row["ours_is_faster_by"] = mine["examples_per_second"] / row["examples_per_second"]
         row["ours_is_faster_by_cpu"] = row["cpu_seconds_per_example"] / mine["cpu_seconds_per_example"]
-        pairs = list(zip(found["gptworks"][0], found[name][0], found[name][1], strict=True))
+        pairs = list(zip(found[ours][0], found[name][0], found[name][1], strict=True))
         row["same_answers"] = sum(chosen(a, lengths) == chosen(b, lengths) for a, b, lengths in pairs)
         row["largest_difference"] = max(abs(x - y) for a, b, _ in pairs for x, y in zip(a, b, strict=True))
         row["questions"] = len(pairs)
@@ -134,10 +160,13 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
             f"{name:<20} {row['examples_per_second']:8.2f} examples/s "
             f"({row['cpu_seconds_per_example']:.3f} s of CPU each)  {row['peak_memory'] / 1e9:.2f} GB"
         )
+        line += f"  acc {row['accuracy']:.3f}, acc_norm {row['accuracy_per_character']:.3f}"
         if "same_answers" in row:
             line += (
-                f"  ours {row['ours_is_faster_by']:.2f}x ({row['ours_is_faster_by_cpu']:.2f}x by CPU)  same answers "
-                f"{row['same_answers']} of {row['questions']}, sums within {row['largest_difference']:.1e}"
+                f"  {row['compared_with']} {row['ours_is_faster_by']:.2f}x "
+                f"({row['ours_is_faster_by_cpu']:.2f}x by CPU)  "
+                f"same answers {row['same_answers']} of {row['questions']}, "
+                f"sums within {row['largest_difference']:.1e}"
             )
         print(line, flush=True)
 
@@ -149,6 +178,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--preset", default="gpt2")
     parser.add_argument("--n-layer", type=int, help="default: the preset's")
+    parser.add_argument("--model", help="a trained MODEL, instead of random weights of the preset")
+    parser.add_argument("--dtypes", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
     parser.add_argument("--tokenizer", default="gpt2")
     parser.add_argument("--batch-tokens", type=int, help="ours; default: evaluate's")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16], help="theirs")
@@ -163,20 +194,29 @@ def main() -> None:
         parser.error("--data is needed: the questions")
 
     with tempfile.TemporaryDirectory() as scratch:
-        parameters = write_model(options.preset, options.n_layer, options.tokenizer, Path(scratch))
-        case = {"folder": scratch, "data": str(options.data), "n": options.questions}
-        cases = {"gptworks": case | {"contender": "gptworks", "batch_tokens": options.batch_tokens}}
-        for size in options.batch_sizes:
-            cases[f"lm_eval hf, batch {size}"] = case | {"contender": "lm_eval", "batch_size": size}
+        folder = Path(scratch)
+        if options.model:
+            parameters = open_model(options.model, folder)
+        else:
+            parameters = write_model(options.preset, options.n_layer, options.tokenizer, folder)
+        cases: dict[str, dict[str, Any]] = {}
+        for dtype in options.dtypes:
+            case = {"folder": scratch, "data": str(options.data), "n": options.questions, "dtype": dtype}
+            ours = {"contender": "gptworks", "batch_tokens": options.batch_tokens}
+            cases[f"gptworks {dtype}"] = case | ours
+            for size in options.batch_sizes:
+                cases[f"lm_eval hf {dtype}, batch {size}"] = case | {
+                    "contender": "lm_eval",
+                    "batch_size": size,
+                }
         rows = turns.take_turns(__file__, cases, options.rounds)
         good = {name: row for name, row in rows.items() if "failed" not in row}
         compare(good)
         show(rows)
         facts = {
-            "preset": options.preset,
+            "weights": "trained" if options.model else f"random, {options.preset}",
             "n_layer": options.n_layer,
             "parameters": parameters,
-            "dtype": "fp32",
         }
         facts |= {"questions": options.questions, "rounds": options.rounds, "data": options.data.name}
         print(machine.write("choice", facts | {"table": rows}, options.out))

@@ -1,8 +1,11 @@
 """Every command in the guides runs (```bash) or at least parses (```sh); what is generated is fresh."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -74,6 +77,26 @@ def test_links_between_guides_lead_somewhere(repository):
         for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text()):
             if not link.startswith("http"):
                 assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_the_site_builds_and_no_link_in_it_is_broken(repository, tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs-material is not installed")
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--quiet",
+        "--strict",
+        "--site-dir",
+        str(tmp_path / "site"),
+    ]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(
+        command, cwd=repository, env=environment, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "site" / "coming-from" / "index.html").is_file()
 
 
 def test_the_table_of_options_is_fresh(repository):

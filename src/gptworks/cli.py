@@ -81,6 +81,7 @@ def build() -> App:
     verb(app, "generate:generate", "Continue a prompt with a trained model.")
     verb(app, "judge:judge", "Let another model score a run's answers, or compare them with others.", CARE)
     verb(app, "report:report", "Show what runs did on one page: curves, scores, samples, recipe.", CARE)
+    verb(app, "import_config:import_config", "Turn algrshn/gpt-pytorch's config.txt into a recipe.", CARE)
     verb(app, "inspect:inspect", "Say what a Dataset, Run, Checkpoint or MODEL is.", CARE)
     return app
 
@@ -158,7 +159,7 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
     if name == "evaluate" and file is not None and file.suffix != ".toml":  # a MODEL
         file = None
     under = _recipe_of_run(rest) if file is None and "--resume" in rest else file
-    given = tables(under) if under else {}
+    given = _without_beaten(tables(under), rest) if under else {}
     if name == "glue" and under and not {"--model", "--run"} & {word.partition("=")[0] for word in rest}:
         given = _with_run(given)
     layers = [layer(_fit(name, given, app), under, name)] if under else []
@@ -176,6 +177,15 @@ def _with_run(given: dict[str, Any]) -> dict[str, Any]:
         if "out" not in given or {"run", "model"} & table.keys()
         else given | {"glue": {"run": given["out"]} | table}
     )
+
+
+def _without_beaten(given: dict[str, Any], rest: list[str]) -> dict[str, Any]:
+    """The file without how long to train, where a flag says it in the other way: a flag beats the file."""
+    flags = {word.partition("=")[0].replace("_", "-") for word in rest}
+    for flag, beaten in (("--train.max-steps", "epochs"), ("--train.epochs", "max_steps")):
+        if flag in flags and beaten in given.get("train", {}):
+            given = given | {"train": {key: item for key, item in given["train"].items() if key != beaten}}
+    return given
 
 
 def _task(file: Path) -> str:

@@ -215,10 +215,14 @@ def test_a_finished_run_resumes_to_itself(straight):
     assert all(torch.equal(tensors(straight)[name], before[name]) for name in before)
 
 
+EXACT = "--train.precision fp32 --train.dropout 0"
+"""Without what depends on how a step is cut: masks, and bfloat16's rounding where the hardware has it."""
+
+
 @pytest.mark.parametrize("packing", ["on", "off"])
 def test_half_the_micro_batch_is_the_same_update(base, data, short, tmp_path, packing):
     for size in (8, 3):
-        more = f"--template {short} --train.dropout 0 --train.max-steps 4 --packing {packing} --responses 0"
+        more = f"--template {short} --train.max-steps 4 --packing {packing} --responses 0 {EXACT}"
         assert gptworks(start(base, data, tmp_path / str(size), f"{more} --train.micro-batch {size}")) == 0
     whole = tensors(tmp_path / "8")
     assert losses(tmp_path / "3") == pytest.approx(losses(tmp_path / "8"), rel=1e-5)
@@ -230,7 +234,7 @@ def test_half_the_micro_batch_is_the_same_update(base, data, short, tmp_path, pa
 
 def test_packed_and_padded_are_one_run(base, data, short, tmp_path):
     for packing in ("on", "off"):
-        more = f"--template {short} --train.dropout 0 --train.max-steps 4 --packing {packing} --responses 0"
+        more = f"--template {short} --train.max-steps 4 --packing {packing} --responses 0 {EXACT}"
         assert gptworks(start(base, data, tmp_path / packing, more)) == 0
     assert losses(tmp_path / "on") == pytest.approx(losses(tmp_path / "off"), rel=1e-5)
 
@@ -424,7 +428,7 @@ def test_a_recipe_for_nothing_or_for_two_things(tmp_path, capsys):
 
 
 def test_two_processes_take_the_steps_of_one(base, data, short, tmp_path):
-    line = f"--template {short} --train.max-steps 4 --batch 7 --eval.every 2 --train.dropout 0 --lora.rank 4"
+    line = f"--template {short} --train.max-steps 4 --batch 7 --eval.every 2 --lora.rank 4 {EXACT}"
     command = f"finetune instruct --model {base} --data {data} --responses 2 {line}"
     assert gptworks(f"{command} --out {tmp_path / '1'}") == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -1,8 +1,6 @@
 import json
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from gptworks.errors import ConfigError, DataError
 from gptworks.evaluate import judge
@@ -49,17 +47,6 @@ def test_the_question_is_the_one_of_the_system_it_is_compared_with():
         "model response `5` on a scale from 0 to 100, where 100 is the best score. Respond with the number only."
     )
     assert "Input" not in judge.Judged("Add.", "", "4").asked
-
-
-def test_the_interval_is_the_bootstraps():
-    values = np.random.default_rng(1).normal(60, 20, 150)
-    mean, error, interval = judge.mean(values)
-    known = stats.bootstrap(
-        (values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(2)
-    )
-    assert mean == pytest.approx(values.mean())
-    assert error == pytest.approx(stats.sem(values))
-    np.testing.assert_allclose(interval, known.confidence_interval, atol=0.35)
 
 
 def test_responses_are_read_as_the_other_system_released_them(tmp_path):

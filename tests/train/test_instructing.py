@@ -81,7 +81,9 @@ def test_validation_is_the_mean_over_learned_tokens_however_it_is_batched(recipe
     for packing in ("on", "off"):
         for size in (1, 5):
             options = dataclasses.replace(recipe.instruct, packing=packing)
-            asks = dataclasses.replace(recipe, instruct=options, train=TrainOptions(micro_batch=size))
+            asks = dataclasses.replace(
+                recipe, instruct=options, train=TrainOptions(micro_batch=size, precision="fp32")
+            )
             assert settled(asks).losses["val"](model)["val_loss"] == pytest.approx(total / count, rel=1e-5)
 
 

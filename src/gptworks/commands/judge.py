@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import json
 import os
@@ -234,11 +233,10 @@ def _row(
     spec: str, file: Path, answered: Sequence[Judged], verdicts: Verdicts, options: JudgeOptions
 ) -> dict[str, Any]:
     """The score as every result is kept."""
-    from gptworks import __version__
-    from gptworks.evaluate import judge as judging
-    from gptworks.model import checkpoint
+    import numpy as np
 
-    value, error, interval = judging.mean(verdicts.known)
+    from gptworks.evaluate import results, subjects
+
     who = f"{options.model}, temperature 0, seed {options.seed}"
     if options.against is None:
         metric, words = "points", f"mean points from 0 to 100 by {who}, asked as IvoSusac/gpt-pytorch asks"
@@ -250,29 +248,20 @@ def _row(
     notes += [f"{verdicts.contradictory} were contradictory"] if verdicts.contradictory else []
     asked = json.dumps([[one.instruction, one.input, one.output] for one in answered]).encode()
     given = json.dumps([one.response for one in answered]).encode()
-    return {
-        "task": "judge",
-        "metric": metric,
-        "value": value,
-        "standard_error": error,
-        "interval_95": interval,
-        "n": len(verdicts.known),
-        "of": "answers",
-        "higher_is_better": True,
-        "per_token": False,
-        "definition": words,
-        "split": options.split,
-        "shots": 0,
-        "limit": options.n,
-        "notes": notes,
-        "data": str(file),
-        "data_fingerprint": hashlib.sha256(asked).hexdigest(),
-        "responses_fingerprint": hashlib.sha256(given).hexdigest(),
-        "model": spec,
-        "model_fingerprint": checkpoint.fingerprint(checkpoint.resolve(spec)),
-        "versions": {"gptworks": __version__, "judge": options.model},
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    score = results.Score(
+        metric,
+        np.stack([verdicts.known, np.ones(len(verdicts.known))], axis=1),
+        "mean",
+        words,
+        len(verdicts.known),
+        of="answers",
+        notes=tuple(notes),
+        details={"judge": options.model, "responses_fingerprint": hashlib.sha256(given).hexdigest()},
+    )
+    material = results.Material(
+        "judge", options.split, str(file), hashlib.sha256(asked).hexdigest(), limit=options.n
+    )
+    return results.row(score, material, subjects.find(spec).subject("fp32"))
 
 
 def _keep(

@@ -113,7 +113,7 @@ def _announce(work: Pretraining, dataset: Dataset, world: World, say: Callable[[
     )
     cut = -(-max(1, rows // world.size) // plan.micro_batch)
     say(
-        f"{describe(world.device)}, {plan.precision.name}; {rows} rows a step, {plan.micro_batch} at once ({cut} times)"
+        f"{describe(world.device)}, {plan.precision}; {rows} rows a step, {plan.micro_batch} at once ({cut} times)"
         + (f" on each of {world.size} processes" if world.size > 1 else "")
     )
 

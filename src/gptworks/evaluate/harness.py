@@ -29,7 +29,7 @@ from gptworks.evaluate.scoring import Request, score
 from gptworks.evaluate.statistics import Estimate, Form, estimate
 from gptworks.evaluate.texts import Text
 from gptworks.generate.continuation import evaluating
-from gptworks.generate.engine import GenerateSettings, stream_ids
+from gptworks.generate.engine import GenerateSettings, stream
 from gptworks.model.build import Model
 from gptworks.text.tokenizer import Tokenizer
 
@@ -133,7 +133,7 @@ class LiveModel(TemplateLM):
             stop=tuple(string for string in asked["until"] if string),
         )
         special = set(self.tokens.special_tokens.values())
-        pieces = stream_ids(self.model, self.tokens, ids, n_new, settings)
+        pieces = stream(self.model, self.tokens, ids, settings)
         said = [piece.id for piece in pieces if piece.id is not None and piece.id not in special]
         text = self.tokens.decode(said)
         return text[: min((text.find(stop) for stop in settings.stop if stop in text), default=len(text))]

@@ -23,8 +23,6 @@ RESPONSE_KEYS = ("model_response", "model response", "response")
 CHARACTERS_PER_TOKEN = 4
 """Of English, about: for the estimate before the first call."""
 
-RESAMPLES = 4000
-
 
 @dataclass(frozen=True)
 class Judged:
@@ -165,13 +163,3 @@ def compared(answers: Sequence[Answer]) -> Verdicts:
         contradictory += {first, second} == {0.0, 1.0}
         values.append((first + second) / 2)
     return Verdicts(values, said, unread, unanswered, contradictory)
-
-
-def mean(values: np.ndarray) -> tuple[float, float | None, list[float] | None]:
-    """Mean, its standard error, and the 95 % bootstrap interval (percentiles, resampling examples)."""
-    if len(values) < 2:
-        return float(values.mean()), None, None
-    generator = np.random.default_rng(0)
-    means = values[generator.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
-    interval = [float(edge) for edge in np.quantile(means, (0.025, 0.975))]
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), interval

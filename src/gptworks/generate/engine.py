@@ -21,7 +21,7 @@ from gptworks.generate.stopping import SampleText
 from gptworks.model.build import Model
 from gptworks.text.tokenizer import Tokenizer
 
-__all__ = ["FinishReason", "GenerateSettings", "Piece", "Sample", "generate", "stream", "stream_ids"]
+__all__ = ["FinishReason", "GenerateSettings", "Piece", "Sample", "generate", "stream"]
 
 MAX_TOKENS = 64
 """Of a sample, where nobody says."""
@@ -94,13 +94,12 @@ def stream(
             "--beams cannot stream: which beam is best is known at the end only; leave out one of the two"
         )
     ids = prompt_ids(model, tokenizer, prompt)
-    return stream_ids(model, tokenizer, ids, room(model, ids, settings), settings)
+    return _stream(model, tokenizer, ids, room(model, ids, settings), settings)
 
 
-def stream_ids(
+def _stream(
     model: Model, tokenizer: Tokenizer, ids: list[int], n_new: int, settings: GenerateSettings
 ) -> Iterator[Piece]:
-    """The same from a prompt's ids, with `n_new` tokens at most; both together must fit the context."""
     texts = [SampleText(tokenizer, settings.stop) for _ in range(settings.samples)]
     with evaluating(model):
         run = Continuation(model, tokenizer.vocab_size, len(ids) + n_new)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptworks.model import native
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -70,5 +72,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float 
         mask is None and q.shape[2] > 1
     )  # aligned top left, which is right for T == S only; one token needs no mask
     grouped = q.shape[1] != k.shape[1]
+    compiled = native.attention(q, k, v) if causal and not dropout else None
+    if compiled is not None:
+        return compiled.transpose(1, 2).flatten(2)
     y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal, enable_gqa=grouped)
     return y.transpose(1, 2).flatten(2)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptworks.model import native
 from gptworks.model.attention import Layout, attend, causal_mask
 from gptworks.model.cache import KVCache
 from gptworks.model.config import ModelConfig
@@ -44,13 +45,13 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gelu = "none" if config.activation == "gelu" else "tanh"
+        self.gelu = F.gelu if config.activation == "gelu" else native.gelu
         self.drop_out = config.drop("mlp_out")
         self.c_fc = nn.Linear(config.n_embd, config.n_inner, bias="mlp" in config.bias)
         self.c_proj = nn.Linear(config.n_inner, config.n_embd, bias="mlp" in config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.c_fc(x), approximate=self.gelu)
+        x = self.gelu(self.c_fc(x))
         return F.dropout(self.c_proj(x), self.drop_out, self.training)
 
 

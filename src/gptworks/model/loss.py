@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptworks.model import native
+
 IGNORE = -100
 """Target that is not learned, as in PyTorch and transformers."""
 
-CHUNK_BYTES = {"cpu": 1 << 26, "cuda": 1 << 29}
-"""How much memory one float32 buffer of logits may take; there are one or two."""
+CHUNK_BYTES = {"cpu": 1 << 27, "cuda": 3 << 28}
+"""How much memory a chunk's logits may take."""
 
 
 def linear_cross_entropy(
@@ -35,7 +37,7 @@ def linear_cross_entropy(
         dtype = torch.get_autocast_dtype(device)
     else:
         dtype = torch.promote_types(hidden.dtype, weight.dtype)
-    size = chunk or max(64, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * len(weight)))
+    size = chunk or chunk_tokens(len(weight), dtype, device)
     with torch.autocast(device, enabled=False):
         chunks = _Chunks(weight.detach().to(dtype), vocab_size, min(size, max(1, len(hidden))))
         if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
@@ -44,38 +46,65 @@ def linear_cross_entropy(
         return chunks.loss(hidden, targets)
 
 
+def chunk_tokens(padded_vocab: int, dtype: torch.dtype, device: str) -> int:
+    """How many tokens are done at a time."""
+    return max(
+        64, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (bytes_per_logit(dtype, device) * padded_vocab)
+    )
+
+
+def bytes_per_logit(dtype: torch.dtype, device: str) -> int:
+    """What a chunk holds for each logit: the product, and a float32 score beside it where that is another tensor."""
+    return dtype.itemsize if dtype.itemsize >= 4 or _compiled(dtype, device) else dtype.itemsize + 4
+
+
 class _Chunks:
-    """Logits and log-probabilities of one chunk of tokens after another, in the same memory."""
+    """Losses and gradients of one chunk of tokens after another, in the same memory."""
 
     def __init__(self, weight: Tensor, vocab_size: int, size: int) -> None:
         self.weight, self.vocab_size, self.size = weight, vocab_size, size
         self.products = weight.new_empty(size, len(weight))
-        exact = weight.dtype in {torch.float32, torch.float64}
+        self.compiled = _compiled(weight.dtype, weight.device.type)
+        exact = self.compiled or weight.dtype in {torch.float32, torch.float64}
         self.scores = self.products if exact else torch.empty_like(self.products, dtype=torch.float32)
 
-    def log_probs(self, hidden: Tensor) -> Tensor:
-        """(n, C) hidden states in the weight's dtype -> (n, V) log-probabilities, good until called again."""
+    def nats(self, hidden: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
+        """(n, C) hidden states in the weight's dtype, (n,) targets -> their summed loss.
+
+        With `gradient`, `products` then holds the loss's (n, V) by the logits, right where targets are learned.
+        """
         n = len(hidden)
         logits = torch.mm(hidden, self.weight.T, out=self.products[:n])
+        if self.compiled:
+            return native.cross_entropy(logits, targets, self.vocab_size, gradient=gradient).sum()
         logits[:, self.vocab_size :] = -torch.inf
         scores = self.scores[:n]
         if scores.dtype != logits.dtype:
             scores.copy_(logits)
-        return torch.log_softmax(scores, -1, out=scores)
+        log_probs = torch.log_softmax(scores, -1, out=scores)
+        total = _nats(log_probs, targets)
+        if gradient:
+            grad = log_probs.exp_()
+            grad.scatter_add_(1, targets.clamp(min=0)[:, None], grad.new_full((n, 1), -1.0))
+            if grad.dtype != logits.dtype:
+                logits.copy_(grad)
+        return total
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """The summed loss alone."""
-        total = self.scores.new_zeros(())
-        for h, t in zip(hidden.split(self.size), targets.split(self.size), strict=True):
-            total += _nats(self.log_probs(h.to(self.weight.dtype)), t)
-        return total
+        chunks = zip(hidden.split(self.size), targets.split(self.size), strict=True)
+        nats = [self.nats(h.to(self.weight.dtype), t, gradient=False) for h, t in chunks]
+        return torch.stack(nats).sum() if nats else _zero(self.scores)
 
-    def grad_logits(self, log_probs: Tensor, targets: Tensor) -> Tensor:
-        """(n, V) log-probabilities, overwritten -> probabilities, less 1 at targets, in the head's dtype."""
-        grad = log_probs.exp_()
-        grad.scatter_add_(1, targets.clamp(min=0)[:, None], grad.new_full((len(grad), 1), -1.0))
-        products = self.products[: len(grad)]
-        return grad if grad.dtype == products.dtype else products.copy_(grad)
+
+def _compiled(dtype: torch.dtype, device: str) -> bool:
+    """Whether logits are turned into losses and gradients by native.c."""
+    return dtype == torch.bfloat16 and device == "cpu" and native.kernels() is not None
+
+
+def _zero(scores: Tensor) -> Tensor:
+    """To sum losses in: float32 at least."""
+    return scores.new_zeros((), dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 def _nats(log_probs: Tensor, targets: Tensor) -> Tensor:
@@ -90,13 +119,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         head, size = chunks.weight, chunks.size
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        total = chunks.scores.new_zeros(())
+        total = _zero(chunks.scores)
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             h, t = hidden[part].to(head.dtype), targets[part]
-            log_probs = chunks.log_probs(h)
-            total += _nats(log_probs, t)
-            grad = chunks.grad_logits(log_probs, t)
+            total += chunks.nats(h, t, gradient=True)
+            grad = chunks.products[: len(h)]
             learned = (t != IGNORE)[:, None].to(head.dtype)  # masks (n, C): cheaper than masking grad
             if grad_hidden is not None:
                 grad_hidden[part] = (grad @ head) * learned

@@ -7,12 +7,13 @@ tensor by tensor, and what one block's backward works with; fused kernels may ne
 from dataclasses import replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from gptworks.model import sizing
 from gptworks.model.config import ModelConfig
 from gptworks.model.lora import LoraLinear
-from gptworks.model.loss import CHUNK_BYTES
+from gptworks.model.loss import bytes_per_logit, chunk_tokens
 
 Dtype = Literal["bf16", "fp16", "fp32"]
 
@@ -147,6 +148,7 @@ def _around_layers(config: ModelConfig) -> int:
 
 def _chunk(padded: ModelConfig, tokens: int, narrow: int, device: str) -> int:
     """The buffers of loss.py."""
-    room = CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"])
-    scores = min(room, 4 * tokens * padded.vocab_size)
-    return scores if narrow == 4 else scores + scores // 2 + narrow * sizing.embedding(padded)
+    dtype = torch.float32 if narrow == 4 else torch.bfloat16
+    held = min(tokens, chunk_tokens(padded.vocab_size, dtype, device))
+    copied = 0 if narrow == 4 else narrow * sizing.embedding(padded)
+    return bytes_per_logit(dtype, device) * held * padded.vocab_size + copied

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gptworks.errors import ConfigError
+from gptworks.model import native
 from gptworks.world import fast_dtype
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -23,6 +24,10 @@ class Precision:
     @property
     def dtype(self) -> torch.dtype:
         return DTYPES[self.name]
+
+    def __str__(self) -> str:
+        compiled = self.name == "bf16" and self.device.type == "cpu" and native.kernels() is not None
+        return self.name + (" with loops compiled for this CPU" if compiled else "")
 
     def autocast(self) -> AbstractContextManager[object]:
         """Run the forward pass in this type."""

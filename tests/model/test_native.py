@@ -1,0 +1,208 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gptworks.model import native
+from gptworks.model.loss import IGNORE, linear_cross_entropy
+
+compiled = pytest.mark.skipif(bool(native.why_not()), reason=f"no compiled loops here: {native.why_not()}")
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch):
+    """Looks again for a compiler and a library, here and after the test."""
+    looks = (native.kernels, native.why_not, native._library)
+    for look in looks:
+        look.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    for look in looks:
+        look.cache_clear()
+
+
+def logits_and_targets() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = (5 * torch.randn(70, 1000, generator=generator)).bfloat16()
+    targets = torch.randint(0, 970, (70,), generator=generator)
+    targets[::9] = IGNORE
+    return logits, targets
+
+
+@compiled
+def test_cross_entropy_is_torchs_from_the_same_logits():
+    logits, targets = logits_and_targets()
+    exact = logits[:, :970].double().requires_grad_()
+    loss = F.cross_entropy(exact, targets, reduction="none")
+    loss.sum().backward()
+    assert exact.grad is not None
+    nats = native.cross_entropy(logits, targets, 970, gradient=True)
+    torch.testing.assert_close(nats.double(), loss.detach(), rtol=2e-6, atol=2e-6)
+    # rounded to bfloat16 once: half a unit of its 8 bits
+    torch.testing.assert_close(logits[:, :970].double(), exact.grad, rtol=2**-8, atol=1e-30)
+    assert logits[:, 970:].eq(0).all()
+    assert logits[::9].eq(0).all()
+
+
+@compiled
+def test_loss_alone_leaves_the_logits_as_they_are():
+    logits, targets = logits_and_targets()
+    before = logits.clone()
+    alone = native.cross_entropy(logits, targets, 970, gradient=False)
+    assert torch.equal(logits, before)
+    assert torch.equal(alone, native.cross_entropy(logits, targets, 970, gradient=True))
+
+
+@compiled
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_a_logit_that_is_not_finite_makes_the_loss_not_finite(poison: float):
+    logits, targets = logits_and_targets()
+    logits[3, 500] = poison
+    nats = native.cross_entropy(logits, targets, 970, gradient=True)
+    assert not nats[3].isfinite()
+    assert nats[[2, 4]].isfinite().all()
+    assert not logits[3].isfinite().all()
+
+
+@compiled
+def test_logits_far_apart_do_not_overflow():
+    logits = torch.tensor([[3e4, -3e4, 0.0], [-torch.inf, 1.0, 1.0]]).bfloat16()
+    nats = native.cross_entropy(logits.clone(), torch.tensor([0, 1]), 3, gradient=False)
+    torch.testing.assert_close(nats, torch.tensor([0.0, 0.6931472]))
+
+
+@compiled
+def test_gelu_and_its_slope_are_torchs():
+    x = torch.linspace(-12, 12, 5001).bfloat16().requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    up = torch.linspace(-1, 1, 5001).bfloat16()
+    y, reference = native.gelu(x), F.gelu(exact, approximate="tanh")
+    y.backward(up)
+    reference.backward(up.double())
+    assert x.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(y.double(), reference, rtol=2**-8, atol=1e-6)
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=2**-8, atol=1e-6)
+
+
+@compiled
+def test_what_is_not_contiguous_is_read_right():
+    x = torch.randn(40, 60).bfloat16()
+    torch.testing.assert_close(native.gelu(x.T), F.gelu(x.T, approximate="tanh"), rtol=2**-7, atol=1e-6)
+
+
+def test_other_types_go_pytorchs_way():
+    x = torch.randn(100)
+    assert torch.equal(native.gelu(x), F.gelu(x, approximate="tanh"))
+
+
+def head_loss() -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(50, 16, generator=generator, requires_grad=True)
+    weight = torch.randn(128, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 100, (50,), generator=generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(hidden, weight, targets, 100, 7)
+    return loss.detach(), *torch.autograd.grad(loss, [hidden, weight])
+
+
+@compiled
+def test_the_head_learns_the_same_with_and_without(fresh: pytest.MonkeyPatch):
+    ours = head_loss()
+    fresh.setenv("GPTWORKS_NATIVE", "0")
+    native.why_not.cache_clear()
+    native.kernels.cache_clear()
+    assert native.kernels() is None
+    for mine, plain in zip(ours, head_loss(), strict=True):
+        assert (mine - plain).norm() <= 2e-3 * plain.norm()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
+def test_is_compiled_once_and_only_where_nobody_else_can_write(fresh: pytest.MonkeyPatch, tmp_path: Path):
+    fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if native.why_not():
+        pytest.skip(native.why_not())
+    (library,) = (tmp_path / "gptworks").iterdir()
+    written = library.stat().st_mtime_ns
+    for look in (native.kernels, native.why_not, native._library):
+        look.cache_clear()
+    assert native.kernels() is not None
+    assert library.stat().st_mtime_ns == written
+    (tmp_path / "gptworks").chmod(0o777)
+    for look in (native.kernels, native.why_not, native._library):
+        look.cache_clear()
+    assert "chmod 700" in native.why_not()
+
+
+def test_without_a_compiler_pytorch_does_it(fresh: pytest.MonkeyPatch, tmp_path: Path):
+    fresh.setenv("PATH", str(tmp_path))
+    fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert native.why_not()
+    assert native.kernels() is None
+    assert head_loss()[0].isfinite()
+
+
+def test_a_compiler_that_fails_is_quoted_in_a_line(fresh: pytest.MonkeyPatch, tmp_path: Path):
+    broken = tmp_path / "cc"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "cc: no such flag" >&2\nexit 1\n')
+    broken.chmod(0o755)
+    fresh.setenv("CC", str(broken))
+    fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert native.kernels() is None
+    assert native.why_not() == "cc: no such flag" or "OpenMP" in native.why_not()
+    assert not list((tmp_path / "gptworks").glob("*")) or "OpenMP" in native.why_not()
+
+
+@pytest.mark.skipif(not native.attends(), reason="this CPU has no tiles (AMX), or no compiler")
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 64, 64), (2, 3, 100, 64), (1, 2, 33, 32), (2, 2, 130, 128), (2, 4, 256, 64)]
+)
+def test_attentions_gradient_is_that_of_float64(shape: tuple[int, int, int, int]):
+    """As near as PyTorch's own from bfloat16, from views of one tensor as the network has them."""
+    B, H, T, D = shape
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(B, T, 3, H, D, generator=generator).bfloat16()
+    up = torch.randn(B, H, T, D, generator=generator).bfloat16()
+
+    def gradient(attention, values):
+        values = values.detach().requires_grad_()
+        y = attention(*values.permute(2, 0, 3, 1, 4))
+        y.backward(up.to(values.dtype))
+        return y.detach().double(), values.grad.double()
+
+    def plain(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    (y, ours), (_, theirs), (exact, true) = (
+        gradient(native.attention, qkv),
+        gradient(plain, qkv),
+        gradient(plain, qkv.double()),
+    )
+    assert (y - exact).norm() < 4e-3 * exact.norm()
+    assert (ours - true).norm() < max(3e-3 * true.norm(), 1.1 * (theirs - true).norm())
+
+
+def test_attention_is_left_to_pytorch_where_it_does_not_suit():
+    q = torch.randn(1, 2, 64, 32)
+    assert native.attention(q, q, q) is None
+    half = q.bfloat16()
+    assert native.attention(half, half, half) is None  # nothing to learn
+    with torch.no_grad():
+        assert native.attention(half.requires_grad_(), half, half) is None
+    assert native.attention(half[:, :, :8], half[:, :, :8], half[:, :, :8]) is None
+    assert native.attention(half, half[:, :1], half[:, :1]) is None
+
+
+@pytest.mark.skipif(not native.attends(), reason="this CPU has no tiles (AMX), or no compiler")
+def test_a_value_that_is_not_finite_is_not_swallowed():
+    qkv = torch.randn(1, 2, 64, 32).bfloat16()
+    qkv[0, 1, 40, 3] = torch.nan
+    q = qkv.requires_grad_()
+    y = native.attention(q, q, q)
+    assert y is not None
+    y.sum().backward()
+    assert q.grad is not None
+    assert not q.grad[0, 1].isfinite().all()
+    assert q.grad[0, 0].isfinite().all()
