@@ -170,13 +170,8 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
 
 
 def _with_run(given: dict[str, Any]) -> dict[str, Any]:
-    """`glue RECIPE` measures the run that the same recipe pretrains, where it names no other model."""
-    table = given.get("glue", {})
-    return (
-        given
-        if "out" not in given or {"run", "model"} & table.keys()
-        else given | {"glue": {"run": given["out"]} | table}
-    )
+    """`glue RECIPE` measures the run that the same recipe pretrains, beside the models it names."""
+    return given | {"glue": {"run": given["out"]} | given.get("glue", {})} if "out" in given else given
 
 
 def _without_beaten(given: dict[str, Any], rest: list[str]) -> dict[str, Any]:

@@ -316,15 +316,17 @@ def test_torchrun_is_refused(base, data, tmp_path, monkeypatch, capsys):
     assert "start it once per GPU with --resume" in capsys.readouterr().err
 
 
-def test_a_recipe_measures_the_run_it_pretrains(pretrained, data, tmp_path):
+def test_a_recipe_measures_the_run_it_pretrains(pretrained, base, data, tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         f'out = "{pretrained}"\n[train]\nmax_steps = 6\nbatch_tokens = 96\n[optim]\nlr = 1.0\n'
         f'[glue]\ndata = "{data}"\nout = "{tmp_path}/campaign"\nofficial_rows = false\ntasks = ["wnli"]\n'
+        f'model = ["{base}"]\n'
         "eval_every = 0\ntries = 2\n[glue.wnli]\nepochs = 1\ntries = 1\n"
     )
     assert gptworks(f"glue {recipe}") == 0
-    (result,) = records.results(tmp_path / "campaign").values()
+    result, other = records.results(tmp_path / "campaign").values()
+    assert other.subject == "base"
     assert len(result.tries) == 1  # a task's own table beats what is said of all
     made = load(tmp_path / f"campaign/cells/{result.subject}/wnli/try-1/recipe.toml")
     assert (made.optim.lr, made.train.epochs, made.base) == (5e-5, 1.0, f"{pretrained}@step-6")
