@@ -78,7 +78,8 @@ def test_help_and_reports_need_no_torch():
         "             ['finetune', 'classify', '--help'], ['finetune', 'instruct', '--help'], ['classify', '--help'],\n"
         "             ['evaluate', '--help'], ['report', '--help'], ['judge', '--help'], ['export', '--help'],\n"
         "             ['chat', '--help'], ['push', '--help'], ['serve', '--help'], ['plan', '--help'],\n"
-        "             ['doctor', '--help'], ['glue', '--help']):\n"
+        "             ['doctor', '--help'], ['glue', '--help'],\n"
+        "             ['glue', 'submit', '--help'], ['glue', 'check', '--help'], ['glue', 'plot', '--help']):\n"
         "    gptworks.cli.main(argv)\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )

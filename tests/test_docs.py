@@ -11,6 +11,7 @@ import pytest
 
 from gptworks.cli import build, main
 from gptworks.recipefile import load
+from tests.glue import official
 
 
 def guides(repository):
@@ -32,6 +33,7 @@ GUIDES = [
     "report.md",
     "serving.md",
     "sharing.md",
+    "glue.md",
 ]
 
 
@@ -56,6 +58,7 @@ def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
     (tmp_path / "lambada_test.jsonl").write_text(
         json.dumps({"text": "he took the cup and drank from the cup"}) + "\n"
     )
+    official.write(tmp_path / "GLUE", ("wnli",), whole=True)
     monkeypatch.chdir(tmp_path)
     ran = 0
     for words in commands((repository / "docs" / name).read_text(), "bash"):

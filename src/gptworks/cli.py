@@ -181,6 +181,11 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
     return [*head, *rest], file, layers
 
 
+def _with_run(given: dict[str, Any]) -> dict[str, Any]:
+    """`glue RECIPE` measures the run that the same recipe pretrains, beside the models it names."""
+    return given | {"glue": {"run": given["out"]} | given.get("glue", {})} if "out" in given else given
+
+
 def _without_beaten(given: dict[str, Any], rest: list[str]) -> dict[str, Any]:
     """The file without how long to train, where a flag says it in the other way: a flag beats the file."""
     flags = {word.partition("=")[0].replace("_", "-") for word in rest}
@@ -188,16 +193,6 @@ def _without_beaten(given: dict[str, Any], rest: list[str]) -> dict[str, Any]:
         if flag in flags and beaten in given.get("train", {}):
             given = given | {"train": {key: item for key, item in given["train"].items() if key != beaten}}
     return given
-
-
-def _with_run(given: dict[str, Any]) -> dict[str, Any]:
-    """`glue RECIPE` measures the run that the same recipe pretrains, where it names no other model."""
-    table = given.get("glue", {})
-    return (
-        given
-        if "out" not in given or {"run", "model"} & table.keys()
-        else given | {"glue": {"run": given["out"]} | table}
-    )
 
 
 def _task(file: Path) -> str:

@@ -499,7 +499,7 @@ class GlueOptions:
     """Fine-tuning models on GLUE's nine tasks: checkpoints of a run, finished models, or both."""
 
     run: Path | None = None
-    """Pretraining run whose checkpoints are measured. Default: with a recipe and no model, the recipe's `out`."""
+    """Pretraining run whose checkpoints are measured. Default, where no flag names a model: the recipe's `out`."""
     checkpoints: str = "last"
     """Which of the run's: last; all (those of save.at_start and save.every_epochs, and the last; without any, every one
     there is); or epochs, such as 0,1,2.5."""

@@ -137,11 +137,13 @@ def test_the_table_has_the_official_average_and_the_guesses(whole, capsys):
 
 def test_sigkill_anywhere_loses_nothing(base, data, whole, tmp_path):
     out = tmp_path / "whole"
-    line = f"glue --model {base} --data {data} --out {out} {FAST} --tries 2 --resume"
+    line = (
+        f"glue --model {base} --data {data} --out {out} {FAST} --tries 2 --resume --tasks cola rte wnli mrpc"
+    )
     words = [sys.executable, "-m", "gptworks", *shlex.split(line)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 120
-    while len(list(out.glob("cells/*/*/result.json"))) < 3:
+    while len(list(out.glob("cells/*/*/result.json"))) < 2:
         assert time.monotonic() < until
         assert process.poll() is None
         time.sleep(0.02)
@@ -149,7 +151,9 @@ def test_sigkill_anywhere_loses_nothing(base, data, whole, tmp_path):
     process.wait()
     done = {file: file.stat().st_mtime_ns for file in out.glob("cells/*/*/result.json")}
     assert gptworks(line) == 0
-    assert results(out) == results(whole)
+    ours, theirs = results(out), results(whole)
+    assert ours == {name: theirs[name] for name in ours}
+    assert len(ours) == 4 * 2
     assert all(file.stat().st_mtime_ns == when for file, when in done.items())  # none was done again
 
 
@@ -281,7 +285,7 @@ def test_a_campaign_becomes_a_submission_and_pictures(base, tmp_path, capsys):
     assert gptworks(f"glue plot {out}") == 0
     drawn = capsys.readouterr().out.split()
     assert {file.rpartition(".")[2] for file in drawn} == {"png", "svg"}
-    assert all((tmp_path / file).stat().st_size > 5000 for file in drawn)
+    assert all((tmp_path / file).stat().st_size > 1000 for file in drawn)
 
 
 @pytest.mark.parametrize(
@@ -312,15 +316,17 @@ def test_torchrun_is_refused(base, data, tmp_path, monkeypatch, capsys):
     assert "start it once per GPU with --resume" in capsys.readouterr().err
 
 
-def test_a_recipe_measures_the_run_it_pretrains(pretrained, data, tmp_path):
+def test_a_recipe_measures_the_run_it_pretrains(pretrained, base, data, tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         f'out = "{pretrained}"\n[train]\nmax_steps = 6\nbatch_tokens = 96\n[optim]\nlr = 1.0\n'
         f'[glue]\ndata = "{data}"\nout = "{tmp_path}/campaign"\nofficial_rows = false\ntasks = ["wnli"]\n'
+        f'model = ["{base}"]\n'
         "eval_every = 0\ntries = 2\n[glue.wnli]\nepochs = 1\ntries = 1\n"
     )
     assert gptworks(f"glue {recipe}") == 0
-    (result,) = records.results(tmp_path / "campaign").values()
+    result, other = records.results(tmp_path / "campaign").values()
+    assert other.subject == "base"
     assert len(result.tries) == 1  # a task's own table beats what is said of all
     made = load(tmp_path / f"campaign/cells/{result.subject}/wnli/try-1/recipe.toml")
     assert (made.optim.lr, made.train.epochs, made.base) == (5e-5, 1.0, f"{pretrained}@step-6")

@@ -108,3 +108,11 @@ def plot(
 
     for file in plots.plot(campaign, *others):
         print(file)
+
+
+@app.command
+def compare(campaign: Folder, /) -> None:
+    """Set what a campaign has measured beside GluePT's thesis: each model, the line it is like, the difference."""
+    from gptworks.glue import comparison
+
+    print(comparison.table(campaign))

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from gptworks.glue.series import AXES, Material, Series
 from gptworks.glue.tasks import Task
@@ -227,5 +228,7 @@ def _label(axes: Axes, material: Material, task: Task, colours: Sequence[str]) -
         axes.legend(handles=lines, loc="lower right", bbox_to_anchor=(1.01, 0.99), ncols=2, **spaces)
     if not material.series:
         axes.set_xticks([])
-    elif material.axis != "epoch":
+    elif material.axis == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    else:
         style.short_numbers(axes.xaxis)

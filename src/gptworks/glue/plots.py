@@ -63,7 +63,6 @@ def pretraining(material: Material) -> Picture | None:
         style.plain_log(axes)
         style.short_numbers(axes.xaxis)
         axes.set_xlim(left=0)
-        style.without_the_start(axes)
         _marks(axes, found[0][0])
 
     caption = (
@@ -110,9 +109,16 @@ def _marks(axes: Axes, one: Series) -> None:
         axes.axvline(tokens, zorder=0, **mark)
         if epoch is not None and tokens - last > 0.055 * right:
             last = tokens
-            at: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            at: dict[str, Any] = {
+                "xycoords": ("data", "axes fraction"),
+                "textcoords": "offset points",
+                "zorder": 1.5,
+            }
             box = {"facecolor": PAGE, "edgecolor": "none", "pad": 0.6}
-            axes.annotate(f"{epoch:.3g}", (tokens, 1), (3, -9), color=QUIET, fontsize=8, bbox=box, **at)
+            side, put = ("right", -3) if tokens > 0.9 * right else ("left", 3)
+            axes.annotate(
+                f"{epoch:.3g}", (tokens, 1), (put, -9), ha=side, color=QUIET, fontsize=8, bbox=box, **at
+            )
 
 
 def heatmap(material: Material) -> Picture:

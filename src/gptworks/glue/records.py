@@ -4,6 +4,7 @@
              environment.json       versions, machine, data fingerprints
              campaign.json          the grid: subjects in order, tasks, tries of each
              table.md               scores so far
+             data/TASK/*.jsonl      the Hub's rows, where they come from there
              cells/SUBJECT/TASK/
                  try-1/ ...         an ordinary Run of a classifier
                  lock               held by the process that works on it
