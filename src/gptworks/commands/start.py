@@ -145,10 +145,9 @@ def start_in(
             )
         with terminal.TrainingDisplay(job.plan.max_steps, done, silent=not w.main) as display:
             reason = Session(run, trainer, job.duties, display).go(point)
-        if w.main and job.memory is not None and done < job.plan.max_steps:
-            say(_measured(run, job.memory, held, peak_memory(w.device)))
-        elif w.main and job.memory is not None and not (run / "results" / "memory.json").is_file():
-            _measured(run, job.memory, None, None)  # killed between its last step and this
+        if w.main and job.memory is not None:
+            trained = done < job.plan.max_steps
+            _keep_memory(run, job.memory, (held, peak_memory(w.device)) if trained else None, say)
         if w.main:
             job.farewell(trainer, reason)
             if reason in {None, "train.max_hours"}:  # who was asked to stop leaves at once
@@ -160,6 +159,19 @@ def _changes(job: Job, say: Callable[[str], None], *, accept: bool) -> list[Chan
     from gptworks.train import record
 
     return record.check_same(job.recipe, job.material, say, job.ignores, accept=accept)
+
+
+def _keep_memory(
+    run: Path,
+    estimated: dict[str, int],
+    seen: tuple[int | None, int | None] | None,
+    say: Callable[[str], None],
+) -> None:
+    """Note what training took; where it did not train, only if a kill after the last step kept it from being noted."""
+    if seen is not None:
+        say(_measured(run, estimated, *seen))
+    elif not (run / "results" / "memory.json").is_file():
+        _measured(run, estimated, None, None)
 
 
 def _measured(run: Path, estimated: dict[str, int], held: int | None, peak: int | None) -> str:
