@@ -28,8 +28,8 @@ def load(file: Path) -> Recipe:
         given = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no recipe {file}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file} is not a recipe: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is not a recipe: {error!s:.200}") from None
     _check_texts(Recipe, given, file)
     for name, value in given.items():
         if name in KINDS and dataclasses.is_dataclass(KINDS[name]) != isinstance(value, dict):

@@ -176,16 +176,20 @@ def finish(draft: Path, final: Path) -> None:
     write_json(final / MARKER, {"sha256": sums})
 
 
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+def damage(checkpoint: Path, *, besides: str | None = None) -> str | None:
+    """What is wrong with a checkpoint's files, or None. Those whose name begins with `besides` are not looked at."""
     try:
         sums = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["sha256"]
         for name, wanted in sums.items():
+            if besides and name.startswith(besides):
+                continue
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                return f"{MARKER} names {name!r:.80}, which leads out of it"
             if not (checkpoint / name).is_file():
                 return f"{name} is missing"
             if checksum(checkpoint / name) != wanted:
                 return f"{name} does not match its checksum"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         return f"{MARKER} cannot be read ({error})"
     return None
 
@@ -214,12 +218,14 @@ def discard(checkpoint: Path) -> None:
 
 
 def clear_drafts(run: Path) -> None:
-    """Remove what a killed save left behind: drafts, and renamed folders without their marker."""
+    """Remove what a kill left half written: drafts, and renamed folders without their marker."""
     for folder in (run / "checkpoints").glob("*"):
         if folder.name.startswith(".damaged-"):
             continue
         if folder.name.startswith(".draft-") or (folder.is_dir() and not (folder / MARKER).is_file()):
             shutil.rmtree(folder, ignore_errors=True)
+    for draft in (*run.glob(".*.draft"), *run.glob("results/.*.draft")):
+        draft.unlink(missing_ok=True)
 
 
 def need_space(folder: Path, wanted: int, what: str) -> None:
@@ -233,8 +239,8 @@ def need_space(folder: Path, wanted: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise ResourceError(
-            f"{what} needs {wanted / 1e9:.1f} GB of disk at {folder}, which has {free / 1e9:.1f} GB free: "
-            f"free {(wanted - free) / 1e9:.1f} GB or give another --out"
+            f"{what} needs {wanted / 1e9:.3g} GB of disk at {folder}, which has {free / 1e9:.3g} GB free: "
+            f"free {(wanted - free) / 1e9:.3g} GB or give another --out"
         )
 
 

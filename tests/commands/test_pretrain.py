@@ -339,7 +339,7 @@ def test_a_full_disk_while_saving_loses_nothing(dataset, tmp_path, capfd, monkey
 
 def test_a_time_limit_stops_with_a_checkpoint(dataset, tmp_path):
     run = tmp_path / "run"
-    assert pretrain(dataset, run, "--train.max-hours", "1e-9") == 0
+    assert pretrain(dataset, run, "--train.max-hours", "1e-9") == 124
     assert runs.checkpoints(run)[-1].step <= 1
 
 
@@ -605,3 +605,109 @@ def test_an_out_that_is_a_file_is_one_line(dataset, tmp_path, capfd):
     (tmp_path / "file").touch()
     assert pretrain(dataset, tmp_path / "file") == 2
     assert str(tmp_path / "file") in capfd.readouterr().err.strip().splitlines()[-1]
+
+
+def test_all_differences_are_shown_and_grave_ones_are_made_if_told(dataset, tmp_path, capfd):
+    run = tmp_path / "run"
+    short = ["--train.max-steps", "4", "--eval.every", "0"]
+    assert pretrain(dataset, run, *short) == 0
+    more = [
+        "--train.max-steps",
+        "6",
+        "--eval.every",
+        "0",
+        "--resume",
+        "--train.seed",
+        "3",
+        "--optim.lr",
+        "1e-3",
+    ]
+    assert pretrain(dataset, run, *more) == 2
+    said = capfd.readouterr().err
+    assert "was begun with optim.lr = 0.003, not 0.001; train.seed = 0, not 3: leave it so" in said
+    assert "--accept-changes" in said
+    assert runs.checkpoints(run)[-1].step == 4
+    assert pretrain(dataset, run, *more, "--accept-changes", "--optim.kind", "muon") == 2
+    said = capfd.readouterr().err
+    assert "optim.kind = adamw, not muon" in said
+    assert "--accept-changes" not in said
+    assert pretrain(dataset, run, *more, "--accept-changes") == 0
+    assert "optim.lr was 0.003, is now 0.001" in capfd.readouterr().err
+    changes = runs.read_rows(run / "changes.jsonl")
+    assert {"step": 4, "option": "train.seed", "was": 0, "now": 3} in changes
+    assert metrics(run)[-2]["lr"] <= 1e-3
+
+
+def test_a_run_whose_disk_is_taken_away_writes_nowhere_else(dataset, tmp_path, capfd, monkeypatch):
+    from gptworks.train import saving
+
+    run, save, calls = tmp_path / "run", saving.save, []
+
+    def gone(*given):
+        calls.append(1)
+        if len(calls) == 2:
+            run.rename(tmp_path / "elsewhere")
+        return save(*given)
+
+    monkeypatch.setattr(saving, "save", gone)
+    assert pretrain(dataset, run) == 2
+    assert "is not there any more: was its disk taken away?" in capfd.readouterr().err
+    assert not run.exists()
+    monkeypatch.undo()
+    (tmp_path / "elsewhere").rename(run)
+    assert pretrain(dataset, run, "--resume") == 0
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGHUP"])
+def test_a_scheduler_s_warning_saves_and_says_so_by_the_exit_status(
+    straight, dataset, tmp_path, monkeypatch, name
+):
+    from gptworks.train.trainer import Trainer
+
+    run, step = tmp_path / "run", Trainer.train_step
+
+    def warned(self, batches):
+        if self.step == 9:
+            os.kill(os.getpid(), getattr(signal, name))
+        return step(self, batches)
+
+    monkeypatch.setattr(Trainer, "train_step", warned)
+    assert pretrain(dataset, run, "--model.dropout", "0.1") == 75
+    assert runs.checkpoints(run)[-1].step == 10
+    monkeypatch.undo()
+    assert pretrain(dataset, run, "--model.dropout", "0.1", "--resume") == 0
+    assert_identical(straight, run)
+
+
+def test_two_checkpoints_must_fit_before_a_run_begins(dataset, tmp_path, capfd, monkeypatch):
+    import shutil
+
+    real = shutil.disk_usage
+    monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: real(path)._replace(free=5_000_000))
+    assert pretrain(dataset, tmp_path / "run") == 2
+    said = capfd.readouterr().err
+    assert "a run (two checkpoints) needs 0.00" in said
+    assert "which has 0.005 GB free" in said
+    assert not (tmp_path / "run" / "recipe.toml").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small disk")
+def test_a_real_disk_that_fills_leaves_every_earlier_checkpoint_whole(straight, dataset, tmp_path, capfd):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a small disk here")
+    try:
+        many = ["--model.dropout", "0.1", "--save.every", "1", "--save.keep", "200"]
+        assert pretrain(dataset, disk / "run", *many) == 2
+        assert "is full" in " ".join(capfd.readouterr().err.split())
+        have = runs.checkpoints(disk / "run")
+        assert len(have) > 2
+        assert all(runs.damage(one.path) is None for one in have)
+        assert not list((disk / "run" / "checkpoints").glob(".draft*"))
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        assert pretrain(dataset, disk / "run", *many, "--resume") == 0
+        assert_identical(straight, disk / "run")
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from gptworks.commands.start import Job, Out, RecipeFile, Resume, finish, needed, start
+from gptworks.commands.start import AcceptChanges, Job, Out, RecipeFile, Resume, finish, needed, start
 from gptworks.commands.tries import run_tries
 from gptworks.errors import ConfigError
 from gptworks.recipe import (
@@ -46,6 +46,7 @@ def classify(
     ] = None,
     out: Out = None,
     resume: Resume = False,
+    accept_changes: AcceptChanges = False,
     classify: Annotated[ClassifyOptions, Parameter(name="*")] = ClassifyOptions(),  # noqa: B008 - frozen
     lora: LoraOptions = LoraOptions(),  # noqa: B008
     train: TrainOptions = TrainOptions(),  # noqa: B008
@@ -71,12 +72,14 @@ def classify(
         log=log,
     )
     if classify.tries == 1:
-        finish(start(whole, settle, resume=resume))
+        finish(start(whole, settle, resume=resume, accept_changes=accept_changes))
     else:
         from gptworks.data import examples
 
         assert data is not None
         found = examples.load(data, classify)
+        if accept_changes:
+            raise ConfigError("--accept-changes goes with one try: tries that differ cannot be compared")
         finish(run_tries(whole, found, partial(settle, one_of_several=found), resume=resume))
 
 

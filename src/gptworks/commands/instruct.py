@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from gptworks.commands.start import Job, Out, RecipeFile, Resume, finish, needed, start
+from gptworks.commands.start import AcceptChanges, Job, Out, RecipeFile, Resume, finish, needed, start
 from gptworks.recipe import (
     FinetuneEval,
     FinetuneOptim,
@@ -44,6 +44,7 @@ def instruct(
     ] = None,
     out: Out = None,
     resume: Resume = False,
+    accept_changes: AcceptChanges = False,
     instruct: Annotated[InstructOptions, Parameter(name="*")] = InstructOptions(),  # noqa: B008 - frozen
     lora: LoraOptions = LoraOptions(),  # noqa: B008
     train: TrainOptions = TrainOptions(),  # noqa: B008
@@ -66,7 +67,7 @@ def instruct(
         save=save,
         log=log,
     )
-    finish(start(whole, _settle, resume=resume))
+    finish(start(whole, _settle, resume=resume, accept_changes=accept_changes))
 
 
 def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from gptworks.commands.start import Job, Out, RecipeFile, Resume, finish, needed, start
+from gptworks.commands.start import AcceptChanges, Job, Out, RecipeFile, Resume, finish, needed, start
 from gptworks.errors import ConfigError
 from gptworks.recipe import (
     EvalOptions,
@@ -39,6 +39,7 @@ def pretrain(
     out: Out = None,
     base: Annotated[str | None, Parameter(help="MODEL to start from instead of new weights.")] = None,
     resume: Resume = False,
+    accept_changes: AcceptChanges = False,
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     train: TrainOptions = TrainOptions(),  # noqa: B008
     optim: OptimOptions = OptimOptions(),  # noqa: B008
@@ -66,12 +67,12 @@ def pretrain(
         sample=sample,
         log=log,
     )
-    finish(train_run(whole, resume=resume))
+    finish(train_run(whole, resume=resume, accept_changes=accept_changes))
 
 
-def train_run(recipe: Recipe, *, resume: bool) -> str | None:
+def train_run(recipe: Recipe, *, resume: bool, accept_changes: bool = False) -> str | None:
     """Do, or go on with, the run a recipe describes; returns what stopped it early, or None."""
-    return start(recipe, _settle, resume=resume)
+    return start(recipe, _settle, resume=resume, accept_changes=accept_changes)
 
 
 def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:

@@ -16,7 +16,7 @@ from gptworks.report import terminal
 if TYPE_CHECKING:
     from torch import nn
 
-    from gptworks.train.record import Material
+    from gptworks.train.record import Change, Material
     from gptworks.train.session import Duties
     from gptworks.train.trainer import Plan, Task, Trainer
     from gptworks.world import World
@@ -24,12 +24,22 @@ if TYPE_CHECKING:
 STOPPED = 75
 """Exit status of a run that was asked to stop and can be resumed (sysexits.h: EX_TEMPFAIL)."""
 
+OUT_OF_TIME = 124
+"""Exit status of a run that train.max_hours ended before its last step (as of timeout(1))."""
+
 RecipeFile = Annotated[Path | None, Parameter(help="A TOML recipe; flags beat it.")]
 Out = Annotated[Path | None, Parameter(help="Run folder to make.")]
 Resume = Annotated[
     bool,
     Parameter(
         negative="", help="Go on where the run stopped; start if there is nothing yet; fine if finished."
+    ),
+]
+AcceptChanges = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="With --resume: go on even if options that shape a run (data, learning rate, seed, ...) have changed.",
     ),
 ]
 
@@ -71,23 +81,35 @@ def needed(verb: str, **given: object) -> None:
 
 def finish(reason: str | None) -> None:
     """End the command with the status that says whether a run is through, or was asked to stop before."""
-    if reason not in {None, "train.max_hours"}:
-        raise SystemExit(STOPPED)
+    if reason is not None:
+        raise SystemExit(OUT_OF_TIME if reason == "train.max_hours" else STOPPED)
 
 
-def start(recipe: Recipe, settle: Callable[[Recipe, World, Path | None], Job], *, resume: bool) -> str | None:
+def start(
+    recipe: Recipe,
+    settle: Callable[[Recipe, World, Path | None], Job],
+    *,
+    resume: bool,
+    accept_changes: bool = False,
+) -> str | None:
     """Do, or go on with, the run a recipe describes; returns what stopped it early, or None.
 
     `settle` is given the recipe, the world, and the checkpoint to go on from, if there is one.
     """
+    from gptworks.train.guard import leaving_at_once
     from gptworks.world import world
 
-    with world(recipe.train.wait_minutes) as w:
-        return start_in(w, recipe, settle, resume=resume)
+    with leaving_at_once(STOPPED), world(recipe.train.wait_minutes) as w:
+        return start_in(w, recipe, settle, resume=resume, accept_changes=accept_changes)
 
 
 def start_in(
-    w: World, recipe: Recipe, settle: Callable[[Recipe, World, Path | None], Job], *, resume: bool
+    w: World,
+    recipe: Recipe,
+    settle: Callable[[Recipe, World, Path | None], Job],
+    *,
+    resume: bool,
+    accept_changes: bool = False,
 ) -> str | None:
     """`start`, for a process that has joined its world already."""
     from gptworks import runs
@@ -103,8 +125,7 @@ def start_in(
     held = held_memory(w.device)
     so_far = runs.newest_good(run)[0] if resume else None
     job = settle(record.adopt(recipe) if resume else recipe, w, so_far.path if so_far else None)
-    if resume and runs.checkpoints(run):
-        record.check_same(job.recipe, job.material, say, job.ignores)
+    changes = _changes(job, say, accept=accept_changes) if resume and runs.checkpoints(run) else []
     say = _silent if job.brief else say
     record.check_alike(job.recipe, job.material, job.model, w)
     trainer = Trainer(_prepared(job, w, say), job.task, job.plan, job.recipe.optim, w)
@@ -119,6 +140,7 @@ def start_in(
         job = _fastest(job, trainer, say, asked="kept" if point else recipe.train.micro_batch)
         if w.main:
             record.write(job.recipe, job.material, w, job.ignores)
+            record.keep_changes(run, done, changes)
         if job.memory is not None:
             say(
                 f"about {sum(job.memory.values()) / 1e9:.2f} GB of memory will be added to the {_gb(held)} held now"
@@ -127,8 +149,9 @@ def start_in(
             job.plan.max_steps, done, silent=not w.main, brief=job.brief
         ) as display:
             reason = Session(run, trainer, job.duties, display).go(point)
-        if w.main and job.memory is not None and done < job.plan.max_steps:
-            say(_measured(run, job.memory, held, peak_memory(w.device)))
+        if w.main and job.memory is not None:
+            trained = done < job.plan.max_steps
+            _keep_memory(run, job.memory, (held, peak_memory(w.device)) if trained else None, say)
         _finish(run, job, trainer, reason)
     return reason
 
@@ -173,6 +196,25 @@ def _prepared(job: Job, w: World, say: Callable[[str], None]) -> nn.Module:
     if parallel.compiles(job.recipe.train, w) and (reason := parallel.why_not_compiled(w.device)):
         say(f"torch.compile does not work here ({reason}): going on without it")
     return parallel.prepare(job.model, job.recipe.train, w, job.plan.precision)
+
+
+def _changes(job: Job, say: Callable[[str], None], *, accept: bool) -> list[Change]:
+    from gptworks.train import record
+
+    return record.check_same(job.recipe, job.material, say, job.ignores, accept=accept)
+
+
+def _keep_memory(
+    run: Path,
+    estimated: dict[str, int],
+    seen: tuple[int | None, int | None] | None,
+    say: Callable[[str], None],
+) -> None:
+    """Note what training took; where it did not train, only if a kill after the last step kept it from being noted."""
+    if seen is not None:
+        say(_measured(run, estimated, *seen))
+    elif not (run / "results" / "memory.json").is_file():
+        _measured(run, estimated, None, None)
 
 
 def _measured(run: Path, estimated: dict[str, int], held: int | None, peak: int | None) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptworks.commands.start import Job, start_in, voice
+from gptworks.commands.start import STOPPED, Job, start_in, voice
 from gptworks.errors import ConfigError
 from gptworks.recipe import ClassifyOptions, Recipe
 
@@ -47,6 +47,7 @@ def run_tries(recipe: Recipe, examples: Examples, settle: Settle, *, resume: boo
     from gptworks import runs
     from gptworks.model import checkpoint
     from gptworks.train import record
+    from gptworks.train.guard import leaving_at_once
     from gptworks.world import world
 
     run, options = recipe.out, recipe.classify
@@ -57,7 +58,7 @@ def run_tries(recipe: Recipe, examples: Examples, settle: Settle, *, resume: boo
         raise ConfigError(f"{run} already holds a run; add --resume to go on with it, or give another --out")
     tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(recipe.base))
     lessons = Lessons(examples.path, examples.fingerprint, tokenizer.fingerprint)
-    with world(recipe.train.wait_minutes) as w:
+    with leaving_at_once(STOPPED), world(recipe.train.wait_minutes) as w:
         say = voice(w)
         if resume:
             record.check_same(recipe, lessons, say, record.FINETUNING_IGNORES)

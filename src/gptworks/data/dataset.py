@@ -63,6 +63,7 @@ class Dataset:
             raise DataError(
                 f"{folder / MANIFEST} was altered: its fingerprint does not fit; prepare the Dataset again"
             )
+        _check_form(folder, manifest)
         if verify:
             _check(folder, manifest)
         splits = {
@@ -124,7 +125,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(_what_instead(folder)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); prepare the Dataset again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f"{path} is not the manifest of a gptworks Dataset")
@@ -134,6 +135,48 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{VERSION}: prepare it again"
         )
     return manifest
+
+
+def _check_form(folder: Path, manifest: dict[str, Any]) -> None:
+    """Refuse a manifest that says what no `prepare` writes: it may be from a stranger, fingerprint and all."""
+    try:
+        names = [shard["file"] for told in manifest["splits"].values() for shard in told["shards"]]
+        if out := [
+            name for name in names if not isinstance(name, str) or Path(name).name != name or "\0" in name
+        ]:
+            raise DataError(
+                f"{folder / MANIFEST} names the shard {out[0]!r:.80}, which leads out of its folder"
+            )
+        wrong = _odd(manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        wrong = repr(error)
+    if wrong:
+        raise DataError(f"{folder / MANIFEST} cannot be understood: {wrong:.80}; prepare the Dataset again")
+
+
+def _odd(manifest: dict[str, Any]) -> str | None:
+    """What in a manifest is not of its kind."""
+    tokenizer = manifest["tokenizer"]
+    kinds = {"fingerprint": str, "dtype": str, "inputs": dict, "sources": list, "notes": list, "splits": dict}
+    if odd := [name for name, kind in kinds.items() if not isinstance(manifest[name], kind)]:
+        return odd[0]
+    if manifest["dtype"] not in {"uint16", "uint32"} or not manifest["splits"].keys() <= {"train", "val"}:
+        return "dtype or splits"
+    marks = [tokenizer[name] for name in ("eos_id", "bos_id") if tokenizer[name] is not None]
+    if not isinstance(tokenizer["fingerprint"], str) or not _counts(tokenizer["vocab_size"], *marks):
+        return "tokenizer"
+    for name, told in manifest["splits"].items():
+        tokens = [shard["tokens"] for shard in told["shards"]]
+        sums = [shard[key] for shard in told["shards"] for key in ("sha256", "index_sha256")]
+        if not _counts(told["tokens"], told["documents"], told["text_bytes"], *tokens):
+            return f"the counts of {name}"
+        if not tokens or sum(tokens) != told["tokens"] or not all(isinstance(one, str) for one in sums):
+            return f"the shards of {name}"
+    return None
+
+
+def _counts(*values: Any) -> bool:
+    return all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
 def _what_instead(folder: Path) -> str:

@@ -148,7 +148,7 @@ def open_shard(path: Path) -> Shard:
     except OSError as error:
         raise DataError(f"cannot read the document ends {index}: {error.strerror}") from None
     ends = np.frombuffer(stored, "<u8") if len(stored) % 8 == 0 else np.zeros(0, "<u8")
-    if not len(ends) or int(ends[-1]) != len(tokens):
+    if not len(ends) or int(ends[-1]) != len(tokens) or bool((ends[1:] < ends[:-1]).any()):
         raise DataError(
             f"{index} does not fit {path.name} ({len(tokens):,} tokens): prepare the Dataset again"
         )

@@ -233,8 +233,8 @@ def _misfit(adapter: Adapter, base: str, why: str) -> CheckpointError:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error!s:.200}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} cannot be read: it holds no object")
     return value

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from gptworks.errors import CheckpointError
 from gptworks.model import adapter as adapters
-from gptworks.model import lora
+from gptworks.model import lora, sizing
 from gptworks.model.adapter import Adapter
 from gptworks.model.build import VOCABULARY, Model, grow_vocabulary, skeleton
 from gptworks.model.config import ModelConfig
@@ -74,6 +74,7 @@ def load(
         return _load_adapted(folder, overrides, dtype)
     config = read_config(folder)
     tensors, config = from_disk(read_tensors(folder), config)
+    check_size(tensors, config, folder)
     if overrides:
         tensors, config = _override(tensors, config, overrides, folder)
     model = skeleton(config)
@@ -176,8 +177,8 @@ def read_config(folder: Path) -> ModelConfig:
         return from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} holds no model: it has no config.json") from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder}/config.json cannot be read: {error}") from None
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{folder}/config.json cannot be read: {error!s:.200}") from None
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from None
 
@@ -201,9 +202,11 @@ def read_tensors(folder: Path) -> Tensors:
 def _shards(index: Path) -> list[Path]:
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        if out := [name for name in names if Path(name).name != name]:
+            raise CheckpointError(f"{index} names {out[0]!r:.80}, which leads out of its folder")
         return [index.with_name(name) for name in sorted(set(names))]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index} cannot be read: {error!r}") from None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{index} cannot be read: {error!r:.200}") from None
 
 
 def _read(file: Path, reader: Callable[[Path], Tensors]) -> Tensors:
@@ -218,6 +221,19 @@ def _read(file: Path, reader: Callable[[Path], Tensors]) -> Tensors:
     ):
         raise CheckpointError(f"{file} holds something other than named tensors")
     return tensors
+
+
+def check_size(tensors: Tensors, config: ModelConfig, folder: Path) -> None:
+    """Refuse to build a network that is larger than what there are weights for.
+
+    Raises:
+        CheckpointError: config.json describes more numbers than the folder holds.
+    """
+    have, wanted = sum(tensor.numel() for tensor in tensors.values()), sizing.parameters(config)
+    if wanted > have + have // 2 + 10_000:
+        raise CheckpointError(
+            f"{folder}/config.json describes a network of {wanted:,} parameters; its weights are {have:,}"
+        )
 
 
 def _override(

@@ -117,6 +117,7 @@ def load(folder: Path) -> Classifier:
         )
     _, config = from_disk(tensors, checkpoint.read_config(folder))
     facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    checkpoint.check_size(tensors, config, folder)
     model = _empty(skeleton(config), facts, tensors["score.weight"])
     model.load_state_dict(_ours(model, folder), assign=True)
     return model.eval()

@@ -22,11 +22,11 @@ def resolve(spec: str) -> Path:
     name, which = runs.split_spec(spec)
     path = Path(name)
     if runs.is_run(path):
-        return runs.find_checkpoint(path, which)
+        return _whole(runs.find_checkpoint(path, which))
     if which is not None:
         raise CheckpointError(f"{name} is not a run, so {spec} does not exist")
     if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
-        return path
+        return _whole(path)
     if path.is_dir():
         raise CheckpointError(f"{spec} is no model: it has neither config.json nor checkpoints/")
     if path.exists():
@@ -34,6 +34,13 @@ def resolve(spec: str) -> Path:
     if not HUB_ID.fullmatch(name) or name.startswith("."):
         raise CheckpointError(f"there is no folder {spec}")
     return _from_hub(name)
+
+
+def _whole(folder: Path) -> Path:
+    """A checkpoint whose model files are those that were written; other folders have no checksums to go by."""
+    if (folder / runs.MARKER).is_file() and (wrong := runs.damage(folder, besides="trainer/")) is not None:
+        raise CheckpointError(f"{folder} is damaged: {wrong}; take another checkpoint of its run")
+    return folder
 
 
 def _from_hub(name: str) -> Path:

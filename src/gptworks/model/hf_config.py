@@ -4,10 +4,10 @@ What a config.json cannot say goes into it under the key "gptworks", which trans
 """
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from gptworks.errors import CheckpointError
-from gptworks.model.config import DROPOUT_PLACES, ModelConfig
+from gptworks.model.config import BIAS_PARTS, DROPOUT_PLACES, ModelConfig
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -39,11 +39,48 @@ def from_hf(said: dict[str, Any]) -> ModelConfig:
         for name, value in (said.get("gptworks") or {}).items()
     }
     try:
-        return replace(readers[kind](said), **unsaid)
+        return _sane(replace(readers[kind](said), **unsaid))
     except KeyError as error:
         raise CheckpointError(f"config.json does not say {error.args[0]}") from None
-    except TypeError as error:
-        raise CheckpointError(f"config.json cannot be understood: {error}") from None
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"config.json cannot be understood: {error!s:.200}") from None
+
+
+LARGEST = {
+    "n_layer": 4096,
+    "n_head": 2**16,
+    "n_kv_head": 2**16,
+    "head_dim": 2**16,
+    "n_embd": 2**20,
+    "n_inner": 2**24,
+}
+LARGEST |= {"context": 2**24, "vocab_size": 2**24}
+"""Sizes beyond any network there is. A config.json may be a stranger's, and what it says is built."""
+
+
+def _sane(config: ModelConfig) -> ModelConfig:
+    for name, most in LARGEST.items():
+        value = getattr(config, name)
+        if type(value) is not int or not 1 <= value <= most:
+            raise CheckpointError(f"config.json says {name}={value!r:.40}, which no network has")
+    numbers = {name: getattr(config, name) for name in ("dropout", "norm_eps", "rope_theta", "init_std")}
+    for name, value in numbers.items():
+        if type(value) not in {int, float} or not 0 <= value < (1 if name == "dropout" else float("inf")):
+            raise CheckpointError(f"config.json says {name}={value!r:.40}, which no network has")
+    kinds = {name: get_args(get_type_hints(ModelConfig)[name]) for name in ("activation", "positions")}
+    if odd := [name for name, known in kinds.items() if getattr(config, name) not in known]:
+        raise CheckpointError(
+            f"config.json says {odd[0]}={getattr(config, odd[0])!r:.40}, which is not known"
+        )
+    if not set(config.bias) <= set(BIAS_PARTS) or not set(config.dropout_at) <= set(DROPOUT_PLACES):
+        raise CheckpointError("config.json says bias or dropout in places that no network has")
+    if config.n_head % config.n_kv_head or (
+        config.family == "gpt2" and config.n_embd != config.n_head * config.head_dim
+    ):
+        raise CheckpointError("config.json says numbers of heads that do not divide its widths")
+    if any(type(getattr(config, name)) is not bool for name in ("tied", "zero_init", "frozen_embedding")):
+        raise CheckpointError("config.json says neither yes nor no where it must")
+    return config
 
 
 def _refuse(said: dict[str, Any], *wanted: tuple[str, Any]) -> None:

@@ -40,9 +40,14 @@ class Log:
 
     def flush(self, *, sync: bool = False) -> None:
         """Make the rows visible to readers, and so safe from a kill; with `sync`, from a power cut too."""
-        self.file.flush()
-        if sync:
-            os.fsync(self.file.fileno())
+        try:
+            self.file.flush()
+            if sync:
+                os.fsync(self.file.fileno())
+        except OSError as error:
+            raise OSError(
+                error.errno, error.strerror, str(self.path)
+            ) from None  # which does not say of what file
 
     def close(self) -> None:
         self.file.close()

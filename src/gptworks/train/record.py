@@ -6,6 +6,7 @@ import platform
 import socket
 import tomllib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +44,15 @@ FREE |= {
     "classify.keep_by",
 }
 """What may be changed when a run goes on. Anything else would make its past and its future two different runs."""
+
+FIXED_TABLES = {"model", "lora", "base", "tokenizer"}
+FIXED = {"optim.kind"}
+LOOSE = {"model.dropout", "model.dropout_at", "lora.dropout"}
+"""What cannot be changed even by who wants two different runs: a checkpoint would not mean what it says."""
+
+
+Change = tuple[str, Any, Any]
+"""An option's dotted name, and its values before and now."""
 
 
 class Material(Protocol):
@@ -161,8 +171,12 @@ def check_same(
     dataset: Material,
     say: Callable[[str], None],
     ignores: frozenset[str],
-) -> None:
-    """Compare a resolved recipe with the one the run in `recipe.out` began with; harmless changes are said.
+    *,
+    accept: bool = False,
+) -> list[Change]:
+    """Compare a resolved recipe with the one the run in `recipe.out` began with; returns and says what has changed.
+
+    Changes that make it another run are refused, but if they can be made, and `accept` says that they are meant.
 
     Raises:
         ConfigError: what is asked for now differs in something that would make it another run.
@@ -170,18 +184,34 @@ def check_same(
     """
     assert recipe.out is not None
     if not (before := _saved(recipe.out)):
-        return
-    _same_dataset(recipe.out, dataset)
-    for name, was, now in differences(before, as_tables(recipe)):
-        table = name.partition(".")[0]
-        if table in ignores:
-            continue
-        if table not in FREE_TABLES and name not in FREE:
-            raise ConfigError(
-                f"{recipe.out} was begun with {name} = {was}, not {now}: leave it so, or start anew with another --out"
-            )
-        if table not in {"out", "data"}:
-            say(f"{name} was {was}, is now {now}")
+        return []
+    found = [change for change in differences(before, as_tables(recipe)) if _table(change) not in ignores]
+    grave = [change for change in found if _table(change) not in FREE_TABLES and change[0] not in FREE]
+    never = [change for change in grave if _table(change) in FIXED_TABLES or change[0] in FIXED]
+    never = [change for change in never if change[0] not in LOOSE]
+    if never or (grave and not accept):
+        told = "; ".join(f"{name} = {was}, not {now}" for name, was, now in never or grave)
+        way_out = "" if never else ", or give --accept-changes if you want a run of two parts"
+        raise ConfigError(
+            f"{recipe.out} was begun with {told}: leave it so, or start anew with another --out{way_out}"
+        )
+    _same_dataset(recipe.out, dataset, say if accept else None)
+    shown = [change for change in found if _table(change) not in {"out", "data"}]
+    for name, was, now in shown:
+        say(f"{name} was {was}, is now {now}")
+    return shown
+
+
+def _table(change: Change) -> str:
+    return change[0].partition(".")[0]
+
+
+def keep_changes(run: Path, step: int, changes: list[Change]) -> None:
+    """Add to changes.jsonl what has changed at a step: recipe.toml tells only of the newest start."""
+    with (run / "changes.jsonl").open("a", encoding="utf-8") if changes else nullcontext() as file:
+        for name, was, now in changes:
+            assert file is not None
+            file.write(json.dumps({"step": step, "option": name, "was": was, "now": now}) + "\n")
 
 
 def _saved(run: Path) -> dict[str, Any]:
@@ -189,7 +219,7 @@ def _saved(run: Path) -> dict[str, Any]:
     return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[Change]:
     """(dotted name, before, now) of every option that differs between two recipes' tables."""
     found = []
     for key in sorted(before.keys() | now.keys()):
@@ -201,13 +231,19 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
     return found
 
 
-def _same_dataset(run: Path, dataset: Material) -> None:
+def _same_dataset(run: Path, dataset: Material, accept: Callable[[str], None] | None) -> None:
+    """Refuse another Dataset; or with `accept` say so, if it is of the same tokenizer."""
     try:
         environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
         before = environment["dataset_fingerprint"]
     except (OSError, ValueError, KeyError):
         return
-    if before != dataset.fingerprint:
+    same_tokenizer = environment.get("tokenizer_fingerprint") == dataset.tokenizer_fingerprint
+    if before != dataset.fingerprint and accept and same_tokenizer:
+        accept(
+            f"the data were {environment.get('dataset')}, are now {dataset.path}, which is another Dataset"
+        )
+    elif before != dataset.fingerprint:
         raise CheckpointError(
             f"{run} was trained on {environment.get('dataset')} (fingerprint {before[:12]}), and {dataset.path} is "
             f"another Dataset ({dataset.fingerprint[:12]}): give the first one back, or start anew with another --out"

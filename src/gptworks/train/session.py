@@ -174,10 +174,7 @@ class Session:
         every, until = self.duties.save.every_epochs, self.duties.save.until_epoch
         if not every:
             return False
-        before, now = (
-            (step - 0.5) / self.duties.steps_per_epoch / every,
-            (step + 0.5) / self.duties.steps_per_epoch / every,
-        )
+        before, now = ((step + half) / self.duties.steps_per_epoch / every for half in (-0.5, 0.5))
         crossed = int(now + 1e-9) > int(before + 1e-9)
         return crossed and (until is None or int(now + 1e-9) * every <= until + 1e-9)
 
