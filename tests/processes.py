@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 
-LIMIT = 200
+LIMIT = 280
 """Seconds after which a test gives up."""
 
 

@@ -201,9 +201,9 @@ array=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")
   for task in $(seq 0 "${array:-0}"); do
     SLURM_NODELIST=here SLURM_ARRAY_TASK_ID=$task bash "$SLURM_STANDIN/script-$$"
   done
-  rm -f "$SLURM_STANDIN/running"
+  rm -f "$SLURM_STANDIN/running-$$"
 ) > "$SLURM_STANDIN/output-$$" 2>&1 &
-touch "$SLURM_STANDIN/running"
+touch "$SLURM_STANDIN/running-$$"
 echo "Submitted batch job $$"
 """
 
@@ -218,7 +218,7 @@ def test_slurm_s_script_does_the_work(texts, bpe, plain, tmp_path):
     tools = {
         "sbatch": SBATCH,
         "srun": '#!/bin/bash\nwhile [[ $1 == -* ]]; do [[ $1 == -n ]] && shift; shift; done\nexec "$@"\n',
-        "squeue": '#!/bin/bash\n[[ -e "$SLURM_STANDIN/running" ]] && echo "job"\nexit 0\n',
+        "squeue": '#!/bin/bash\n[[ -e "$SLURM_STANDIN/running-${@: -1}" ]] && echo "job"\nexit 0\n',
         "scontrol": "#!/bin/bash\necho here\n",
     }
     for name, text in tools.items():

@@ -92,19 +92,15 @@ def test_a_planned_micro_batch_fits_and_leaves_the_batch_as_it_is():
     assert found["micro_batch"] * found["micro_batches"] >= 512 > found["micro_batch"]
 
 
-def test_sharding_divides_what_it_shards():
-    parts = {
-        "weights": 80,
-        "weights in the narrow type": 40,
-        "gradients": 80,
-        "optimizer": 160,
-        "activations": 7,
-    }
-    assert needs.sharded(parts, "ddp", 8, 4) == parts
-    assert needs.sharded(parts, "zero1", 8, 4) == parts | {"optimizer": 20}
-    all_of_it = needs.sharded(parts, "fsdp", 8, 4)
-    assert (all_of_it["weights"], all_of_it["gradients"], all_of_it["optimizer"]) == (10, 10, 20)
-    assert all_of_it["one block, gathered"] == 2 * 160 // 4
+def test_devices_share_as_training_shares():
+    one, eight = job("gpt2-medium"), device("24gbx8")
+    alone, zero1 = needs.fit_of(one, eight, 4, "ddp").parts, needs.fit_of(one, eight, 4, "zero1").parts
+    assert alone == needs.fit_of(one, device("24gb"), 4, "none").parts
+    assert zero1 == alone | {"optimizer": -(-alone["optimizer"] // 8)}
+    fsdp = needs.fit_of(one, eight, 4, "fsdp").parts
+    assert fsdp["optimizer"] == zero1["optimizer"]
+    assert fsdp["weights"] < alone["weights"] / 2
+    assert fsdp["activations"] == alone["activations"]
 
 
 def test_a_ring_sends_what_the_formula_says():

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from gptworks.errors import ConfigError, ResourceError
+from gptworks.model import memory
 from gptworks.model.config import resolve
 from gptworks.recipe import ClassifyOptions, LoraOptions, ModelOptions, Recipe, TrainOptions
 from gptworks.train import classifying, fit
@@ -64,3 +65,21 @@ def test_what_was_asked_for_and_does_not_fit_is_refused_with_what_would(monkeypa
 def test_where_not_even_one_text_fits_something_smaller_is_named(monkeypatch, free, way_out):
     with pytest.raises(ResourceError, match=r"training with 1 examples of 100 tokens .*" + way_out):
         chosen(needs(), free, monkeypatch)
+
+
+@pytest.mark.parametrize(("kind", "part"), [("zero1", "optimizer"), ("fsdp", "weights")])
+def test_what_processes_share_takes_less_of_each(kind, part):
+    """Of GPT-2 small: the moments; of weights, all but the embeddings and the two blocks that are gathered."""
+    config = resolve(ModelOptions(preset="gpt2"), 50257)
+    alone = memory.training(config, 1, optimizer="adamw", dtype="fp32")
+    recipe = Recipe(train=TrainOptions(parallel=kind))
+    parts = fit.shared(alone, recipe, config, processes=8)
+    assert fit.shared(alone, recipe, config, processes=1) == alone
+    assert parts["gradients"] == alone["gradients"]
+    assert parts["optimizer"] == -(-alone["optimizer"] // 8)
+    if kind == "zero1":
+        assert {name for name in alone if parts[name] != alone[name]} == {"optimizer"}
+    else:
+        blocks = 12 * 4 * 12 * 768**2
+        outside = alone["weights"] - blocks
+        assert parts["weights"] == pytest.approx(alone["weights"] / 8 + outside + blocks / 6, rel=0.01)

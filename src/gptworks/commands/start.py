@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from gptworks.errors import ConfigError
+from gptworks.errors import ConfigError, ResourceError
 from gptworks.recipe import Recipe
 from gptworks.report import terminal
 
@@ -130,6 +130,8 @@ def start_in(
     record.check_alike(job.recipe, job.material, job.model, w)
     trainer = Trainer(_prepared(job, w, say), job.task, job.plan, job.recipe.optim, w)
     with runs.locked(run, hold=w.main):
+        if resume or not trainer.shares.everywhere:
+            _on_one_disk(run, w)
         point = resume_point(run, say, clear=w.main) if resume else None
         done = so_far.step if so_far and point else 0
         if w.main and done < job.plan.max_steps:
@@ -154,6 +156,27 @@ def start_in(
             _keep_memory(run, job.memory, (held, peak_memory(w.device)) if trained else None, say)
         _finish(run, job, trainer, reason)
     return reason
+
+
+def _on_one_disk(run: Path, w: World) -> None:
+    """Refuse to begin where processes read and write checkpoints, and do not all see the same folder.
+
+    Raises:
+        ResourceError: naming the process that does not.
+    """
+    import time
+
+    owner = run / "lock"  # holds who holds the run, just now
+    w.wait_for_main()
+    seen = w.gather(owner.read_text(encoding="utf-8") if owner.is_file() else None)
+    if seen[w.rank] != seen[0]:  # a network's disk may be seconds behind
+        time.sleep(10)
+    seen = w.gather(owner.read_text(encoding="utf-8") if owner.is_file() else None)
+    for rank, note in enumerate(seen):
+        if note != seen[0]:
+            raise ResourceError(
+                f"process {rank} does not see {run} as process 0 does: give an --out on a disk that all machines share"
+            )
 
 
 def _finish(run: Path, job: Job, trainer: Trainer, reason: str | None) -> None:

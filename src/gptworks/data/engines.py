@@ -126,6 +126,7 @@ def _slurm(step: Step, tasks: int, workers: int, logs: Path) -> Any:
     from datatrove.executor import SlurmPipelineExecutor
 
     options = step.encoder.options
+    assert options.partition is not None  # check has looked
     hours, minutes = divmod(round(60 * options.task_hours), 60)
     return SlurmPipelineExecutor(
         [step],
@@ -135,7 +136,7 @@ def _slurm(step: Step, tasks: int, workers: int, logs: Path) -> Any:
         time=f"{hours}:{max(minutes, 0 if hours else 1):02}:00",
         partition=options.partition,
         job_name="gptworks-prepare",
-        qos=None,
+        qos="",
         env_command=f'export PATH="{Path(sys.executable).parent}:$PATH"',
     )
 
@@ -160,8 +161,7 @@ def _watched(executor: "PipelineExecutor", _: Path) -> None:
         seen |= {child.pid: child for child in _children() if child.pid is not None}
         dead = next((child for child in seen.values() if (child.exitcode or 0) < 0), None)
         if dead is not None and thread.is_alive():
-            for child in _children():
-                child.kill()
+            _abandon()
             raise ResourceError(
                 f"a worker process was killed (signal {-dead.exitcode}; 9 is mostly lack of memory): run the same "
                 "command again, with fewer --workers"
@@ -175,7 +175,16 @@ def _children() -> list[Any]:
     """Processes that datatrove's pool has started."""
     import multiprocess  # type: ignore[import-not-found] # datatrove's
 
-    return multiprocess.active_children()
+    return multiprocess.active_children()  # type: ignore[attr-defined] # it is multiprocessing's
+
+
+def _abandon() -> None:
+    """End datatrove's processes, and forget its farewells: they wait for locks that the killed one may have held."""
+    from multiprocess import util  # type: ignore[import-not-found]
+
+    for child in _children():
+        child.kill()
+    util._finalizer_registry.clear()  # type: ignore[attr-defined]
 
 
 def _on_ray(executor: "PipelineExecutor", _: Path) -> None:

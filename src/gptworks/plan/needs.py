@@ -87,8 +87,8 @@ def memory(job: Work, device: Device) -> Fit:
     asked = job.recipe.train.micro_batch
     if isinstance(asked, int):
         return fit_of(job, device, min(asked, rows), how)
-    room = None if device.memory is None else int(device.memory + saved_by(job, device, how) / fit.SHARE)
-    at_once = fit.largest(job.recipe, job.config, rows, device.precision, room)
+    recipe = _shared_by(job.recipe, how)
+    at_once = fit.largest(recipe, job.config, rows, device.precision, device.memory, device.count)
     return fit_of(job, device, fit.even(rows, at_once), how)
 
 
@@ -99,30 +99,14 @@ def rows_of_one(job: Work, device: Device) -> int:
 
 def fit_of(job: Work, device: Device, rows: int, how: str) -> Fit:
     """Memory of a process that takes `rows` rows at once, its work shared in this way."""
-    parts = fit.training(job.recipe, job.config, rows, device.precision)
+    recipe = _shared_by(job.recipe, how)
+    parts = fit.training(recipe, job.config, rows, device.precision, device.count)
     room = None if device.memory is None else int(fit.SHARE * device.memory)
-    return Fit(rows, sharded(parts, how, device.count, job.config.n_layer), room)
+    return Fit(rows, parts, room)
 
 
-SHARDED = {
-    traffic.ZERO1: ("optimizer",),
-    traffic.FSDP: ("optimizer", "weights", "gradients", "weights in the narrow type"),
-}
-
-
-def sharded(parts: dict[str, int], how: str, devices: int, layers: int) -> dict[str, int]:
-    """The same parts on each of many devices. With fsdp a block's weights and gradients are whole while it works."""
-    names = SHARDED.get(how, ())
-    split = {name: -(-size // devices) if name in names else size for name, size in parts.items()}
-    if how == traffic.FSDP:
-        split["one block, gathered"] = 2 * (parts["weights"] + parts["gradients"]) // max(1, layers)
-    return split
-
-
-def saved_by(job: Work, device: Device, how: str) -> int:
-    """Bytes of each device that sharing the work in this way saves."""
-    parts = fit.training(job.recipe, job.config, 1, device.precision)
-    return sum(parts.values()) - sum(sharded(parts, how, device.count, job.config.n_layer).values())
+def _shared_by(recipe: Recipe, how: str) -> Recipe:
+    return replace(recipe, train=replace(recipe.train, parallel=how))
 
 
 def way_out(job: Work, device: Device) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from gptworks.errors import ConfigError, ResourceError
-from gptworks.model import memory
+from gptworks.model import memory, sizing
 from gptworks.model.config import ModelConfig
 from gptworks.recipe import Recipe
 from gptworks.train.precision import Precision
@@ -34,17 +34,23 @@ def micro_batch(recipe: Recipe, config: ModelConfig, rows: int, precision: Preci
     if isinstance(asked, int):
         if asked < 1:
             raise ConfigError(f"train.micro_batch={asked} must be auto or at least 1")
-        _must_fit(recipe, config, min(asked, rows), precision, free)
+        _must_fit(recipe, config, min(asked, rows), precision, free, world.size)
         return asked
-    limit = largest(recipe, config, rows, precision, free)
-    _must_fit(recipe, config, limit, precision, free)
+    limit = largest(recipe, config, rows, precision, free, world.size)
+    _must_fit(recipe, config, limit, precision, free, world.size)
     return world.least(even(rows, limit))
 
 
-def largest(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision, free: int | None) -> int:
+def largest(
+    recipe: Recipe, config: ModelConfig, rows: int, precision: Precision, free: int | None, processes: int = 1
+) -> int:
     """The most rows, of `rows` a step, that are worth it and fit into `free` bytes; 1 where not even that fits."""
     limit = max(1, min(rows, ENOUGH_TOKENS.get(precision.device.type, 8192) // config.context))
-    while free is not None and limit > 1 and estimate(recipe, config, limit, precision) > SHARE * free:
+    while (
+        free is not None
+        and limit > 1
+        and estimate(recipe, config, limit, precision, processes) > SHARE * free
+    ):
         limit -= 1
     return limit
 
@@ -54,9 +60,11 @@ def even(rows: int, limit: int) -> int:
     return -(-rows // -(-rows // limit))
 
 
-def training(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision) -> dict[str, int]:
-    """Bytes a process needs to pretrain with `rows` rows at once, part by part."""
-    return memory.training(
+def training(
+    recipe: Recipe, config: ModelConfig, rows: int, precision: Precision, processes: int = 1
+) -> dict[str, int]:
+    """Bytes that each process needs to pretrain with `rows` rows at once, part by part."""
+    parts = memory.training(
         config,
         rows,
         optimizer=recipe.optim.kind,
@@ -64,25 +72,48 @@ def training(recipe: Recipe, config: ModelConfig, rows: int, precision: Precisio
         device=precision.device.type,
         checkpointed=recipe.train.checkpoint_activations,
     )
+    return shared(parts, recipe, config, processes)
 
 
-def estimate(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision) -> int:
-    """Bytes a process needs to pretrain with `rows` rows at once."""
-    return sum(training(recipe, config, rows, precision).values())
+def estimate(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision, processes: int = 1) -> int:
+    """Bytes that each process needs to pretrain with `rows` rows at once."""
+    return sum(training(recipe, config, rows, precision, processes).values())
 
 
-def _must_fit(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision, free: int | None) -> None:
-    if free is None or (need := estimate(recipe, config, rows, precision)) <= SHARE * free:
+def shared(parts: dict[str, int], recipe: Recipe, config: ModelConfig, processes: int) -> dict[str, int]:
+    """The parts of a process's memory where ZeRO-1 or FSDP shares some of them out.
+
+    Gradients stay whole: they are exchanged once a step. So do, with FSDP, what is outside of blocks, and the narrow
+    copies that autocast keeps while a step lasts; of the blocks two are gathered at a time, or all without reshard.
+    """
+    train, parts = recipe.train, dict(parts)
+    if processes == 1 or train.parallel not in {"zero1", "fsdp"}:
+        return parts
+    parts["optimizer"] = -(-parts["optimizer"] // processes)
+    if train.parallel == "fsdp":
+        blocks = min(parts["weights"], 4 * sizing.matrices(config))
+        gathered = 2 * blocks // config.n_layer if train.reshard else blocks
+        parts["weights"] = -(-parts["weights"] // processes) + parts["weights"] - blocks + gathered
+        if train.gather_in == "precision":
+            parts["weights in the narrow type"] = 0
+    return parts
+
+
+def _must_fit(
+    recipe: Recipe, config: ModelConfig, rows: int, precision: Precision, free: int | None, processes: int
+) -> None:
+    if free is None or (need := estimate(recipe, config, rows, precision, processes)) <= SHARE * free:
         return
     words = f"training with {rows} rows of {config.context} tokens at once needs about {need / 1e9:.1f} GB of memory"
     smaller = next(
-        (n for n in range(rows, 0, -1) if estimate(recipe, config, n, precision) <= SHARE * free), None
+        (n for n in range(rows, 0, -1) if estimate(recipe, config, n, precision, processes) <= SHARE * free),
+        None,
     )
     way_out = (
         f"--train.micro-batch {smaller} would fit"
         if smaller
-        else "even one row is too much: take --train.checkpoint-activations, a smaller --model.preset, n-layer, n-embd "
-        "or context"
+        else "even one row is too much: take --train.checkpoint-activations, with several processes "
+        "--train.parallel fsdp, or a smaller --model.preset, n-layer, n-embd or context"
     )
     raise ResourceError(f"{words}, and {free / 1e9:.1f} GB are free: {way_out}")
 
@@ -100,6 +131,8 @@ class FineTuning:
     precision: Precision
     vocabulary: bool
     """Whether the logits of tokens are learned from, rather than a classifier's few."""
+    processes: int = 1
+    """Among which the work may be shared."""
 
     def estimate(self, rows: int) -> dict[str, int]:
         """Bytes, part by part, of training with `rows` examples at once."""
@@ -119,7 +152,7 @@ class FineTuning:
             parts["libraries"] = LIBRARIES
         if self.vocabulary:
             parts["logits"] = memory.logits(self.config, lines * width, dtype=dtype, device=device)
-        return parts
+        return shared(parts, self.recipe, self.config, self.processes)
 
     def tokens(self, rows: int) -> int:
         """Of so many of the longest examples, padding included."""
@@ -140,6 +173,7 @@ def finetuning(work: FineTuning, rows: int, world: World) -> tuple[int, dict[str
         ConfigError: fewer than one.
         ResourceError: it does not fit; with the numbers, and something smaller.
     """
+    work = replace(work, processes=world.size)
     free, asked = memory_available(world.device), work.recipe.train.micro_batch
     room = None if free is None else SHARE * free
     if isinstance(asked, int):

@@ -52,7 +52,7 @@ class Sharded(nn.Module):
         for block in _blocks(self.module):
             for norm in block.modules():
                 if narrow and isinstance(norm, nn.LayerNorm):
-                    norm.forward = partial(_layer_norm, norm)
+                    norm.forward = partial(_layer_norm, norm)  # type: ignore[method-assign]
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=options.reshard)
         fully_shard(self.module, mesh=mesh, mp_policy=wide, reshard_after_forward=False)
         self.root = cast(FSDPModule, self.module)
@@ -79,10 +79,10 @@ class Sharded(nn.Module):
         _put(plain, {name: torch.empty_like(p, device="meta") for name, p in plain.named_parameters()})
 
 
-def _layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+def _layer_norm(norm: nn.LayerNorm, input: Tensor) -> Tensor:
     """The norm of a wide stream by narrow weights, which a CPU has no kernel for."""
-    weight, bias = (None if p is None else p.to(x.dtype) for p in (norm.weight, norm.bias))
-    return nn.functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+    weight, bias = (None if p is None else p.to(input.dtype) for p in (norm.weight, norm.bias))
+    return nn.functional.layer_norm(input, norm.normalized_shape, weight, bias, norm.eps)
 
 
 def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
