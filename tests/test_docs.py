@@ -21,7 +21,7 @@ def commands(text, kind):
                 yield shlex.split(line, comments=True)
 
 
-GUIDES = ["data.md", "pretraining.md", "finetuning.md", "evaluation.md", "report.md"]
+GUIDES = ["data.md", "pretraining.md", "finetuning.md", "evaluation.md", "report.md", "planning.md"]
 
 
 @pytest.mark.parametrize("name", GUIDES)
