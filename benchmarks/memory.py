@@ -38,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     "gpt2-medium, bf16": ANYWHERE | {"model": {"preset": "gpt2-medium"}, "rows": 1, "precision": "bf16"},
     "answers": ANYWHERE | {"model": MIDDLE | {"dropout": 0.1}, "rows": 32, "answers": 0},
     "answers, LoRA": ANYWHERE | {"model": MIDDLE | {"dropout": 0.1}, "rows": 32, "answers": 8},
+    "answers, LoRA, 8 rows": ANYWHERE | {"model": MIDDLE | {"dropout": 0.1}, "rows": 8, "answers": 8},
     "answers, LoRA, gpt2": ANYWHERE | {"model": GPT2 | {"dropout": 0.1}, "rows": 8, "answers": 8},
     "answers, LoRA, gpt2, bf16": ANYWHERE | {"model": GPT2, "rows": 8, "answers": 8, "precision": "bf16"},
 }  # fmt: skip

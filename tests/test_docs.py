@@ -34,6 +34,7 @@ GUIDES = [
     "serving.md",
     "sharing.md",
     "glue.md",
+    "planning.md",
 ]
 
 

@@ -80,7 +80,8 @@ class TrainOptions:
     """Tokens per optimizer step, over all devices. A multiple of model.context, except with windows=documents.
     Default: 524,288, less where an epoch would have fewer than 200 steps."""
     micro_batch: Annotated[int | Literal["auto"], Parameter(accepts_keys=False)] = "auto"
-    """Rows of one forward and backward on one device. auto: what fits. Without dropout results do not depend on it."""
+    """Rows of one forward and backward on one device. auto: what fits, in long runs the fastest of it, measured. Where
+    memory runs out it is halved. Without dropout results do not depend on it."""
     windows: Literal["shuffled", "strided", "random", "documents"] = "shuffled"
     """How rows are cut. shuffled: documents in random order, packed. strided: windows of the text as it is,
     train.stride apart. random: windows anywhere, with replacement. documents: whole documents, batches of one length,

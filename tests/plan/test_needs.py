@@ -139,3 +139,17 @@ def test_the_estimate_is_the_one_that_training_goes_by():
     parts = fit.training(one.recipe, one.config, 4, here.precision)
     assert needs.memory(one, here).parts == parts
     assert here.precision.device == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [("gpt2", "124 M"), ("gpt2-medium", "355 M"), ("gpt2-large", "774 M"), ("gpt2-xl", "1.5 B")],
+)
+def test_the_guides_table_is_what_the_formula_says(preset, name, repository):
+    one = job(preset, batch_tokens=524_288)
+    cells = [name]
+    cells += [f"{traffic.bytes_per_step(one.config, 8, how, 2) / 1e9:.2f}" for how in ("ddp", "fsdp")]
+    for count in (8, 32, 128, 512):
+        pace = needs.time(one, replace(device("h100"), count=count), mfu=0.4)
+        cells.append(f"{pace.traffic_seconds * 1e3:.0f} / {pace.step_seconds * 1e3:.0f}")
+    assert f"| {' | '.join(cells)} |" in (repository / "docs" / "planning.md").read_text()

@@ -264,8 +264,9 @@ def _choose(data: Path, hours: float, out: Path, *, as_json: bool) -> None:
 
     if out.exists():
         raise ConfigError(f"{out} is there already: give another --out, or remove it")
+    dataset = Dataset.open(data)
     terminal.say("measuring this machine, for a minute at most")
-    found = choose(Dataset.open(data), hours * 3600, Path("runs") / out.stem)
+    found = choose(dataset, hours * 3600, Path("runs") / out.stem)
     out.parent.mkdir(parents=True, exist_ok=True)
     runs.write_text(
         out, f"# Planned by `gptworks plan --hours {hours:g} --data {data}`.\n{dumps(found.recipe)}"

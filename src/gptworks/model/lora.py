@@ -55,7 +55,14 @@ class LoraLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         low = F.linear(F.dropout(input, self.dropout, self.training), self.lora_A)  # (..., rank)
-        return self._base(input) + self.scaling * F.linear(low, self.lora_B)
+        base = self._base(input)
+        change = self.lora_B.to(base.dtype).T  # (rank, out)
+        # One buffer for the sum: in the plain way there are four as large, and on a CPU their holes stay in the heap.
+        return (
+            base.flatten(0, -2)
+            .addmm_(low.flatten(0, -2).to(base.dtype), change, alpha=self.scaling)
+            .view_as(base)
+        )
 
     def _base(self, input: Tensor) -> Tensor:
         if self.narrow is None:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,7 @@ LITTLE_DISK, LITTLE_MEMORY = 5e9, 2e9
 def examine() -> dict[str, Any]:
     """Everything, as `doctor --json` prints it; about ten seconds."""
     device = default_device()
-    found = {"machine": machine(device), "probes": probes(device)}
+    found: dict[str, Any] = {"machine": machine(device), "probes": probes(device)}
     found["chosen"] = choices(device, found["probes"])
     found["fixes"] = fixes(found, device)
     return found
@@ -173,7 +173,7 @@ def int8_flops(device: torch.device, size: int = 512) -> str:
     best = 0.0
     for _ in range(3):
         start = time.perf_counter()
-        torch._int_mm(a, b)[0, 0].item()
+        torch._int_mm(a, b)[0, 0].item()  # pyright: ignore[reportPrivateImportUsage] - the way to int8 products
         best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return f"{best / 1e12:.3g} TOP/s"
 
@@ -195,7 +195,7 @@ def varlen(device: torch.device) -> str:
 
     q = torch.randn(96, 4, 64, device=device, dtype=torch.bfloat16)
     ends = torch.tensor([0, 32, 96], dtype=torch.int32, device=device)
-    varlen_attn(q, q, q, ends, ends, 64, 64)[0, 0, 0].item()
+    cast(torch.Tensor, varlen_attn(q, q, q, ends, ends, 64, 64))[0, 0, 0].item()
     return "works"
 
 

@@ -5,23 +5,56 @@ and FSDP. An update does not depend on how it is cut (trainer.py), so the loss c
 was settled on is kept with every checkpoint, so that a run that goes on is cut as it was.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from torch import nn
+from torch.optim import Optimizer
 
 from gptworks.errors import ResourceError
 from gptworks.train import parallel
-from gptworks.world import out_of_memory, release_memory
+from gptworks.world import World, out_of_memory, release_memory
 
-if TYPE_CHECKING:
-    from gptworks.train.trainer import Batch, StepReport, Trainer
+
+class Plan(Protocol):
+    """Of a trainer's plan, what this is about."""
+
+    @property
+    def micro_batch(self) -> int: ...
+
+
+class Task(Protocol):
+    """Of what is learned, which examples make up a step."""
+
+    def rows(self, step: int) -> np.ndarray: ...
+
+
+class Cut(Protocol):
+    """A trainer, as far as it cuts steps into micro-batches."""
+
+    model: nn.Module
+    world: World
+    optimizers: list[Optimizer]
+    step: int
+    micro_batch: int
+    recut: set[int]
+    """Steps that were read ahead and must be cut anew."""
+
+    @property
+    def plan(self) -> Plan: ...
+
+    @property
+    def task(self) -> Task: ...
+
+    def micro_batches(self, step: int) -> Any: ...
+
 
 T, R = TypeVar("T"), TypeVar("R")
 
 
-def step(trainer: Trainer, batches: list[Batch]) -> StepReport:
-    """One optimizer step, done again with less at once each time memory runs out.
+def step(trainer: Cut, batches: T, train: Callable[[T], R]) -> R:
+    """`train(batches)`, one optimizer step, done again with less at once each time memory runs out.
 
     Raises:
         ResourceError: it runs out with one row at once and activation checkpointing, or on one of several processes.
@@ -30,12 +63,11 @@ def step(trainer: Trainer, batches: list[Batch]) -> StepReport:
         batches = trainer.micro_batches(trainer.step)
     while True:
         try:
-            return trainer.train_step(batches)
+            return train(batches)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-        # Here, not above: the error holds on to the tensors of the pass that failed.
-        batches = []
+        del batches  # and not above: the error holds on to the tensors of the pass that failed
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
         release_memory()
@@ -44,7 +76,7 @@ def step(trainer: Trainer, batches: list[Batch]) -> StepReport:
         trainer.recut = {trainer.step, trainer.step + 1}
 
 
-def take_less(trainer: Trainer) -> None:
+def take_less(trainer: Cut) -> None:
     """The next smaller way of doing the same.
 
     Raises:
@@ -94,7 +126,7 @@ def in_pieces(rows: Sequence[T], size: int, work: Callable[[Sequence[T]], R]) ->
         release_memory()
 
 
-def state(trainer: Trainer) -> dict[str, Any]:
+def state(trainer: Cut) -> dict[str, Any]:
     """What a checkpoint keeps of it."""
     return {
         "planned": trainer.plan.micro_batch,
@@ -103,7 +135,7 @@ def state(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Trainer, kept: dict[str, Any] | None) -> None:
+def restore(trainer: Cut, kept: dict[str, Any] | None) -> None:
     """Cut steps as they were when the checkpoint was written, unless another micro-batch is asked for since."""
     if kept is None or kept["planned"] != trainer.plan.micro_batch:
         return
@@ -112,7 +144,7 @@ def restore(trainer: Trainer, kept: dict[str, Any] | None) -> None:
         parallel.checkpoint_activations(trainer.model)
 
 
-def words(step: int, rows: int, *, checkpointed: bool) -> str:
+def words(number: int, rows: int, *, checkpointed: bool) -> str:
     """What is said once."""
     how = ", and activations are computed again on the way back" if checkpointed else ""
-    return f"memory ran out in step {step}: it was done again with {rows} rows at once{how}; the update is the same"
+    return f"memory ran out in step {number}: it was done again with {rows} rows at once{how}; the update is the same"

@@ -106,7 +106,7 @@ class Trainer:
     def fit(self, after: Callable[[StepReport], bool]) -> None:
         """Train from `self.step` to the end of the plan, or until `after`, given each step's report, returns True."""
         for batches in read_ahead(self.micro_batches, range(self.step, self.plan.max_steps)):
-            report = out_of_memory.step(self, batches)
+            report = out_of_memory.step(self, batches, self.train_step)
             self.step += 1
             if after(report):
                 break
