@@ -59,6 +59,19 @@ def test_json_lists_samples_with_prompt_text_ids_and_reason(model: str, byte_tok
     assert json.loads(say(capsys, *words[:-2], "2", "--json")) != samples
 
 
+def test_json_says_how_likely_tokens_were_where_that_is_asked(model: str, capsys):
+    words = [model, "--prompt", "Once", "--max-tokens", "3", "--json"]
+    (sample,) = json.loads(say(capsys, *words, "--logprobs", "2"))
+    assert [one["id"] for one in sample["logprobs"]] == sample["ids"]
+    for one in sample["logprobs"]:
+        assert len(one["top"]) == 2
+        assert one["logprob"] <= one["top"][0][1] <= 0
+
+
+def test_with_fewer_bits_a_text_is_written_all_the_same(model: str, capsys):
+    assert len(json.loads(say(capsys, model, "--max-tokens", "5", "--int8", "--json"))[0]["ids"]) == 5
+
+
 def test_every_flag_is_understood(model: str, capsys):
     words = "--max-tokens 20 --temperature 0.8 --top-k 50 --top-p 0.95 --min-p 0.05 --samples 2 --seed 1"
     assert say(capsys, model, "--prompt", "Once", *words.split()).count("Once") == 2

@@ -151,6 +151,7 @@ def test_dropout_is_off_while_generating(byte_tokenizer):
         ),
         ("x", {"beams": 2, "samples": 3}, "--samples 3 needs at least as many beams, not --beams 2"),
         ("x", {"stop": ("\n", "")}, "--stop '' would end every text"),
+        ("x", {"beams": 2, "logprobs": 1}, "--logprobs are those of drawn texts"),
     ],
 )
 def test_what_cannot_be_is_refused(model, byte_tokenizer, prompt: str, settings: dict, message: str):
@@ -158,6 +159,26 @@ def test_what_cannot_be_is_refused(model, byte_tokenizer, prompt: str, settings:
         with pytest.raises(ConfigError) as caught:
             generate(model, byte_tokenizer, prompt, GenerateSettings(**options))
         assert message in str(caught.value)
+
+
+def test_a_prompt_that_is_too_long_may_lose_its_beginning(never_ending, byte_tokenizer):
+    prompt = "".join(chr(97 + n % 26) for n in range(CONTEXT + 9))
+    settings = GenerateSettings(max_tokens=5, temperature=0, overflow="cut")
+    (cut,) = generate(never_ending, byte_tokenizer, prompt, settings)
+    (short,) = generate(never_ending, byte_tokenizer, prompt[-(CONTEXT - 5) :], settings)
+    assert (cut.ids, cut.prompt) == (short.ids, prompt)
+    assert len(cut.ids) == 5
+
+
+def test_stop_tokens_end_a_text_as_the_end_of_text_does(never_ending, byte_tokenizer):
+    settings = {"max_tokens": 20, "temperature": 1.0, "seed": 1}
+    (free,) = generate(never_ending, byte_tokenizer, "Hello", GenerateSettings(**settings))
+    token = free.ids[8]
+    (ended,) = generate(
+        never_ending, byte_tokenizer, "Hello", GenerateSettings(**settings, stop_tokens=(token, 3))
+    )
+    assert ended.ids == free.ids[: min(free.ids.index(id) for id in (token, 3) if id in free.ids)]
+    assert ended.finish_reason == "stop"
 
 
 def test_beams_do_not_stream(model, byte_tokenizer):

@@ -52,6 +52,7 @@ def settings_of(body: Sampling, n_top: int | None, most: int) -> GenerateSetting
         beams=body.beams,
         length_penalty=body.length_penalty,
         logprobs=n_top,
+        lookup=body.lookup,
     )
     settings.check()
     return settings

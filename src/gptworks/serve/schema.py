@@ -48,6 +48,7 @@ class Sampling(Strict):
     stop_token_ids: Annotated[list[Token], Field(max_length=64)] = []
     beams: int = Field(0, ge=0, le=128)
     length_penalty: float = Field(1.0, ge=-100, le=100)
+    lookup: int = Field(0, ge=0, le=16)
     truncation: Literal["disabled", "auto"] = "disabled"
 
 
