@@ -68,6 +68,9 @@ class RandomRows:
 
         return token_loss(model, batch)
 
+    def where(self, row: int) -> list[str]:
+        return [f"row {row}"]
+
 
 def work(case: dict[str, Any]) -> dict[str, Any]:
     """In a process of its own: what was estimated, part by part, and what was added."""

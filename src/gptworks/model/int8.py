@@ -42,7 +42,7 @@ class Int8Linear(nn.Module):
         flat = F.pad(x, (0, self.packed.shape[1] - in_)) if in_ < self.packed.shape[1] else x
         flat = flat.reshape(-1, flat.shape[-1])
         if x.device.type == "cpu":
-            y = torch._weight_int8pack_mm(flat.bfloat16(), self.packed, self.scales).to(x.dtype)
+            y = torch.ops.aten._weight_int8pack_mm(flat.bfloat16(), self.packed, self.scales).to(x.dtype)
         else:
             y = flat @ self.packed.to(x.dtype).T * self.scales.to(x.dtype)
         y = y[:, :out].reshape(*x.shape[:-1], out)

@@ -50,7 +50,8 @@ class Cut(Protocol):
     def micro_batches(self, step: int) -> Any: ...
 
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def step(trainer: Cut, batches: T, train: Callable[[T], R]) -> R:
