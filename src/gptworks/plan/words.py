@@ -77,7 +77,7 @@ def _memory(facts: dict[str, Any]) -> list[str]:
         f"{'together':<27} {total / 1e9:8.3f} GB{where}: {'it fits' if facts['fits'] else 'it does not fit'}"
     )
     if facts["change"]:
-        lines.append(f"what would fit: {facts['change']}")
+        lines.append(f"way out         {facts['change']}")
     return lines
 
 
