@@ -56,7 +56,7 @@ def test_a_plan_in_words_has_what_a_person_asks_for(repository, capsys):
 
 
 def test_flags_beat_the_recipe_and_what_does_not_fit_is_told_what_would(repository, capsys):
-    line = f"{repository}/recipes/gpt-alpha-124m.toml --device 8GB --model.preset gpt2-xl"
+    line = f"{repository}/recipes/gpt-alpha-124m.toml --device 16GB --model.preset gpt2-xl"
     facts = planned(line, capsys)
     assert not facts["fits"]
     assert facts["change"].endswith("--train.parallel fsdp on 8 such devices")
@@ -66,7 +66,12 @@ def test_flags_beat_the_recipe_and_what_does_not_fit_is_told_what_would(reposito
     assert facts["steps_in_that_time"] == int(2 * 3600 / facts["step_seconds"])
 
 
-def test_a_dataset_says_how_many_tokens_there_are_and_measuring_how_fast_it_goes(dataset, capsys):
+def test_a_dataset_says_how_many_tokens_there_are_and_measuring_how_fast_it_goes(
+    dataset, capsys, monkeypatch
+):
+    from gptworks.plan import hours
+
+    monkeypatch.setattr(hours, "LONGER_LOOK", 0.3)
     shape = "--model.n-layer 1 --model.n-head 2 --model.n-embd 32 --model.context 32 --train.batch-tokens 256"
     assert planned(f"--data {dataset} {shape}", capsys)["speed_is"] == "assumed"
     facts = planned(f"--data {dataset} {shape} --train.epochs 2 --measure", capsys)
@@ -81,7 +86,7 @@ def test_a_recipe_that_fine_tunes_is_planned_by_what_it_trains(repository, capsy
     assert facts["trained"] == block + norm + head
     assert facts["memory"]["optimizer"] == 2 * 4 * facts["trained"]
     assert (facts["parameters"], facts["batch"], facts["fits"]) == (124_439_808, 8, True)
-    line = f"{repository}/recipes/dalpino-lora.toml --base gpt2-medium --device 24GBx4"
+    line = f"{repository}/recipes/dalpino-lora.toml --base gpt2-medium --device h100x4"
     assert main(["plan", *line.split()]) == 0
     said = capsys.readouterr().out
     per_block = 8 * (1024 * (1 + 1 + 1 + 4) + 1024 * (3 + 1 + 4 + 1))
@@ -89,7 +94,7 @@ def test_a_recipe_that_fine_tunes_is_planned_by_what_it_trains(repository, capsy
         f"354,823,168 parameters (24 layers, 1024 wide, context 1024), of which {24 * per_block:,} are"
         in said
     )
-    assert "on 4 x 24 GB GPU, bf16, ddp; 128 examples a step, 32 at once (once a step)" in said
+    assert "on 4 x H100 80 GB, bf16, ddp; 128 examples a step, 32 at once (once a step)" in said
 
 
 def test_gpt2_xl_is_taught_on_8_gb_with_what_is_named(capsys):

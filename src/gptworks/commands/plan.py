@@ -194,7 +194,7 @@ def _measured_rate(job: Work, dataset: Dataset, rows: int) -> float:
     at_once = min(rows, asked if isinstance(asked, int) else max(1, 2048 // context))
     train = dataclasses.replace(job.recipe.train, batch_tokens=at_once * context, epochs=None)
     recipe = dataclasses.replace(job.recipe, train=train)
-    return at_once * context / hours.measure(recipe, dataset, 20.0).step
+    return at_once * context / hours.measure(recipe, dataset, hours.LONGER_LOOK).step
 
 
 def _costs(

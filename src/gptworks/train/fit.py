@@ -18,6 +18,9 @@ ENOUGH_TOKENS = {"cpu": 8192, "cuda": 65_536}
 LIBRARIES = 250_000_000
 """Bytes of a CPU process that torch takes for itself when it trains for the first time, and of heap between tensors."""
 
+KERNELS = 110_000_000
+"""Bytes that torch takes of a CPU process for kernels, threads and their scratch when it pretrains."""
+
 SHARE = 0.9
 """Part of the free memory that an estimate may fill."""
 
@@ -83,7 +86,16 @@ def training(
         device=precision.device.type,
         checkpointed=recipe.train.checkpoint_activations,
     )
+    if precision.device.type == "cpu":  # whose heap keeps what one phase of a step has freed for the next
+        parts |= {"libraries": KERNELS}
+        if recipe.optim.kind == "muon":
+            parts["Muon's products"] = 4 * (2 * sizing.matrices(config) + 5 * _largest_stack(config))
     return shared(parts, recipe, config, processes)
+
+
+def _largest_stack(config: ModelConfig) -> int:
+    """Numbers in the matrices of one shape that Muon takes through its iteration together."""
+    return config.n_layer * config.n_embd * config.n_inner * (2 if config.family == "modern" else 1)
 
 
 def estimate(recipe: Recipe, config: ModelConfig, rows: int, precision: Precision, processes: int = 1) -> int:
