@@ -219,7 +219,8 @@ def main() -> None:
             result["faults"] = faults(data, folder)
         if "traffic" in options.only:
             result["traffic"] = traffic(data, folder)
-    print(machine.write("parallel", result, options.out))
+    name = "parallel" if len(options.only) == len(PARTS) else f"parallel-{'-'.join(options.only)}"
+    print(machine.write(name, result, options.out))
 
 
 if __name__ == "__main__":
