@@ -294,6 +294,9 @@ def test_an_adapter_beside_another_base_is_refused_and_both_are_named(
     was = json.loads(file.read_text())["base_model_name_or_path"]
     file.write_text(file.read_text().replace(was, str(other)))
     assert gptworks(f"classify {folder} --text x") == 2
+    assert "does not match its checksum" in capsys.readouterr().err
+    (folder / runs.MARKER).unlink()
+    assert gptworks(f"classify {folder} --text x") == 2
     assert f"{folder} is an adapter for {other}" in capsys.readouterr().err
 
 

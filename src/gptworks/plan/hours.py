@@ -155,6 +155,7 @@ def measure(recipe: Recipe, dataset: Dataset, seconds: float, *, whole: bool = F
             kept=False,
             non_finite=0,
         )
+        (Path(folder) / "metrics.jsonl").touch()  # what says that a run's disk is there
         saved = time.perf_counter()
         saving.save(Path(folder), trainer, work.tokenizer, progress)
         saved = time.perf_counter() - saved
