@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -45,12 +46,22 @@ class World:
     device: torch.device
     store: Store | None = None
     """Where processes leave each other notes; None if there is one process."""
+    patience: timedelta = timedelta(minutes=WAIT_MINUTES)
+    """How long it waits for another process."""
     _notes: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
 
     @property
     def main(self) -> bool:
         """True on the one process that prints and writes files."""
         return self.rank == 0
+
+    @cached_property
+    def aside(self) -> dist.ProcessGroup | None:
+        """For what a second thread has to say, without coming between the first one's messages; None if alone.
+
+        All processes ask for it at the same time.
+        """
+        return dist.new_group(backend="gloo", timeout=self.patience) if self.size > 1 else None  # type: ignore[return-value] # everyone is a member
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum of `value` over all processes, on every process."""
@@ -107,8 +118,8 @@ def world(wait_minutes: float = WAIT_MINUTES) -> Iterator[World]:
         yield World(rank, size, device)
         return
     try:
-        store = _join(rank, size, device, timedelta(minutes=wait_minutes))
-        yield World(rank, size, device, store)
+        patience = timedelta(minutes=wait_minutes)
+        yield World(rank, size, device, _join(rank, size, device, patience), patience)
         # Not in a finally: after an error the neighbours may be gone, and leaving the group politely would hang.
         gc.collect()
         dist.barrier()

@@ -75,6 +75,34 @@ def test_a_dataset_says_how_many_tokens_there_are_and_measuring_how_fast_it_goes
     assert facts["hours"] == pytest.approx(facts["tokens"] / facts["tokens_per_second"] / 3600)
 
 
+def test_a_recipe_that_fine_tunes_is_planned_by_what_it_trains(repository, capsys):
+    facts = planned(f"{repository}/recipes/spam-gpt2.toml --device 8GB", capsys)
+    block, norm, head = 12 * 768**2 + 13 * 768, 2 * 768, 2 * 768
+    assert facts["trained"] == block + norm + head
+    assert facts["memory"]["optimizer"] == 2 * 4 * facts["trained"]
+    assert (facts["parameters"], facts["batch"], facts["fits"]) == (124_439_808, 8, True)
+    line = f"{repository}/recipes/dalpino-lora.toml --base gpt2-medium --device 24GBx4"
+    assert main(["plan", *line.split()]) == 0
+    said = capsys.readouterr().out
+    per_block = 8 * (1024 * (1 + 1 + 1 + 4) + 1024 * (3 + 1 + 4 + 1))
+    assert (
+        f"354,823,168 parameters (24 layers, 1024 wide, context 1024), of which {24 * per_block:,} are"
+        in said
+    )
+    assert "on 4 x 24 GB GPU, bf16, ddp; 128 examples a step, 32 at once (once a step)" in said
+
+
+def test_gpt2_xl_is_taught_on_8_gb_with_what_is_named(capsys):
+    """The commonest wish of all trackers: a large model, and a card that is too small for it."""
+    line = "--base gpt2-xl --device 8GB --lora.rank 16"
+    facts = planned(line, capsys)
+    assert not facts["fits"]
+    way_out = facts["change"].split(" would fit")[0]
+    assert "--lora.base-bits" in way_out
+    words = {word.split()[0]: word for word in f" {line} {way_out}".split(" --")[1:]}
+    assert planned(" ".join(f"--{word}" for word in words.values()), capsys)["fits"]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -84,7 +112,20 @@ def test_a_dataset_says_how_many_tokens_there_are_and_measuring_how_fast_it_goes
         ("--out x.toml", "leave out --out"),
         ("--measure", "needs the recipe's Dataset"),
         ("--device 8GB --train.max-steps 5 --price-per-kwh 0.3", "--price-per-kwh needs --watts"),
-        ("recipes/spam-gpt2.toml", "finetune classify` says what it needs"),
+        ("recipes/gpt-alpha-tasks.toml", "recipes/gpt-alpha-tasks.toml trains nothing"),
+        ("recipes/dalpino-lora.toml", "dalpino-lora.toml fine-tunes: say what, with --base MODEL"),
+        ("recipes/spam-gpt2.toml --hours 2", "depends on its examples"),
+        ("--base gpt2 --lora.rank 4 --measure", "leave out --measure"),
+        ("--mfu 40 --device h100", "--mfu"),
+        ("--hours -8 --data nowhere", "--hours"),
+        ("--device 8GB --train.parallel fsdp", "shares the work among devices, and there is one 8 GB GPU"),
+        ("--device h100x8 --train.parallel none", "leaves 7 of 8 devices idle"),
+        (
+            "--device h100 --train.batch-tokens 1000",
+            "is not a multiple of model.context=1024; the nearest is 1024",
+        ),
+        ("--base gpt2 --lora.rank 4 --train.micro-batch 0", "train.micro_batch=0 must be auto"),
+        ("--device 8GB --train.micro-batch 0", "train.micro_batch=0 must be auto or at least 1"),
         ("--hours 1 --data nowhere", "nowhere"),
     ],
 )

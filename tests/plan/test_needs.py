@@ -106,10 +106,16 @@ def test_devices_share_as_training_shares():
 def test_a_ring_sends_what_the_formula_says():
     config = resolve(ModelOptions(preset="gpt2"), 50257)
     weights = 124_439_808
-    assert traffic.bytes_per_step(config, 1, "ddp", 2) == 0
-    assert traffic.bytes_per_step(config, 8, "ddp", 2) == 2 * 7 / 8 * 4 * weights
-    assert traffic.bytes_per_step(config, 8, "zero1", 2) == 2 * 7 / 8 * 4 * weights
-    assert traffic.bytes_per_step(config, 8, "fsdp", 2) == 7 / 8 * (2 * 2 + 4) * weights
+    assert traffic.of_a_step(config, 1, "ddp").total == 0
+    assert traffic.of_a_step(config, 8, "ddp").total == 2 * 7 / 8 * 4 * weights
+    zero1 = traffic.of_a_step(config, 8, "zero1")
+    assert (zero1.beside, zero1.after) == (2 * 7 / 8 * 4 * weights, 7 / 8 * 4 * weights)
+    blocks = 12 * (12 * 768**2 + 13 * 768) + 2 * 768
+    outside = weights - blocks  # gathered once, and in float32
+    wide = traffic.of_a_step(config, 8, "fsdp").total
+    assert wide == 7 / 8 * 4 * (weights + outside + 2 * blocks)
+    narrow = traffic.of_a_step(config, 8, "fsdp", gathered=2, reshard=False, micro_batches=3).total
+    assert narrow == 7 / 8 * (4 * weights + 3 * (4 * outside + 2 * blocks))
 
 
 def test_traffic_hides_behind_computing_until_it_is_longer_than_the_backward_pass():
@@ -148,7 +154,9 @@ def test_the_estimate_is_the_one_that_training_goes_by():
 def test_the_guides_table_is_what_the_formula_says(preset, name, repository):
     one = job(preset, batch_tokens=524_288)
     cells = [name]
-    cells += [f"{traffic.bytes_per_step(one.config, 8, how, 2) / 1e9:.2f}" for how in ("ddp", "fsdp")]
+    ways = [("ddp", 4), ("zero1", 4), ("fsdp", 4), ("fsdp", 2)]
+    bytes_ = [traffic.of_a_step(one.config, 8, how, gathered=size).total for how, size in ways]
+    cells += [f"{sent / 1e9:.2f}" for sent in bytes_]
     for count in (8, 32, 128, 512):
         pace = needs.time(one, replace(device("h100"), count=count), mfu=0.4)
         cells.append(f"{pace.traffic_seconds * 1e3:.0f} / {pace.step_seconds * 1e3:.0f}")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from cyclopts.types import PositiveFloat
+from cyclopts.validators import Number
 
 from gptworks.commands.start import RecipeFile, needed
 from gptworks.errors import ConfigError
-from gptworks.recipe import ModelOptions, OptimOptions, Recipe, TrainOptions
+from gptworks.recipe import LoraOptions, ModelOptions, OptimOptions, Positive, Recipe, TrainOptions
 from gptworks.recipefile import load, tables
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from gptworks.model.config import ModelConfig
     from gptworks.plan.hours import Choice
     from gptworks.plan.needs import Work
+    from gptworks.plan.teaching import Kind
 
-BAR = 40
+KINDS: tuple[Kind, ...] = ("classify", "instruct")
 
 
 def plan(
@@ -29,7 +30,7 @@ def plan(
     /,
     *,
     hours: Annotated[
-        PositiveFloat | None,
+        Positive | None,
         Parameter(
             help="With a recipe: how far it gets in this time. With --data alone: choose the model for it."
         ),
@@ -41,9 +42,10 @@ def plan(
     data: Annotated[Path | None, Parameter(help="Dataset folder.")] = None,
     out: Annotated[Path | None, Parameter(help="With --hours and --data: the recipe to write.")] = None,
     mfu: Annotated[
-        PositiveFloat | None,
+        float | None,
         Parameter(
-            help="Share of the device's peak that training reaches. Default: 0.5 of a CPU's, 0.4 of a GPU's."
+            validator=Number(gt=0, lte=1),
+            help="Share of the device's peak that training reaches. Default: 0.5 of a CPU's, 0.4 of a GPU's.",
         ),
     ] = None,
     measure: Annotated[
@@ -52,21 +54,22 @@ def plan(
             negative="", help="Train here for some seconds instead of assuming a speed; needs the Dataset."
         ),
     ] = False,
-    price_per_hour: Annotated[PositiveFloat | None, Parameter(help="Of one device.")] = None,
-    price_per_kwh: Annotated[PositiveFloat | None, Parameter(help="Of energy, in the same money.")] = None,
-    watts: Annotated[
-        PositiveFloat | None, Parameter(help="Of one device. Default: a known GPU's most.")
-    ] = None,
+    price_per_hour: Annotated[Positive | None, Parameter(help="Of one device.")] = None,
+    price_per_kwh: Annotated[Positive | None, Parameter(help="Of energy, in the same money.")] = None,
+    watts: Annotated[Positive | None, Parameter(help="Of one device. Default: a known GPU's most.")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")] = False,
     tokenizer: Annotated[
         str | None, Parameter(help="What says the vocabulary's size, without a Dataset.")
     ] = None,
     base: Annotated[str | None, Parameter(help="MODEL to start from.")] = None,
     model: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
+    lora: LoraOptions = LoraOptions(),  # noqa: B008
     train: TrainOptions = TrainOptions(),  # noqa: B008
     optim: OptimOptions = OptimOptions(),  # noqa: B008
 ) -> None:
-    """Say whether a pretraining recipe fits, what its memory is made of, and what it takes in time, FLOPs and money.
+    """Say whether a recipe fits, what its memory is made of, and what pretraining takes in time, FLOPs and money.
+
+    Fine-tuning with adapters needs no recipe: --base MODEL --lora.rank 8.
 
     With --hours and --data alone: measure this machine for a minute, and write the recipe of the best model for it.
     """
@@ -79,23 +82,79 @@ def plan(
         return
     if out is not None:
         raise ConfigError("plan writes a recipe only for --hours and --data, without one: leave out --out")
-    whole = Recipe(data=data, tokenizer=tokenizer, base=base, model=model, train=train, optim=optim)
-    _refuse_finetuning(recipe)
-    dataset = _dataset(whole.data)
-    config = _config(whole, recipe, dataset)
-    facts = _facts(_work(whole, config, dataset), dataset, device, mfu, hours, measured=measure)
-    facts |= _costs(facts, watts, price_per_hour, price_per_kwh)
+    whole = Recipe(
+        data=data, tokenizer=tokenizer, base=base, model=model, lora=lora, train=train, optim=optim
+    )
+    taught = _taught(whole, recipe)
+    if taught is not None:
+        extra = {"hours": hours, "mfu": mfu, "price-per-hour": price_per_hour, "price-per-kwh": price_per_kwh}
+        _refuse(taught, extra | {"measure": measure or None})
+        facts, lines = _teaching(whole, recipe, taught, device)
+    else:
+        dataset = _dataset(whole.data)
+        config = _config(whole, recipe, dataset)
+        facts = _facts(_work(whole, config, dataset), dataset, device, mfu, hours, measured=measure)
+        facts |= _costs(facts, watts, price_per_hour, price_per_kwh)
+        lines = _lines(facts)
     title = str(recipe) if recipe else "this model"
-    print(json.dumps(facts, indent=1) if as_json else f"{title}: " + "\n".join(_lines(facts)))
+    print(json.dumps(facts, indent=1) if as_json else f"{title}: " + "\n".join(lines))
 
 
-def _refuse_finetuning(file: Path | None) -> None:
+def _taught(recipe: Recipe, file: Path | None) -> Kind | None:
+    """The kind of fine-tuning that a recipe does; None if it pretrains.
+
+    Raises:
+        ConfigError: it trains nothing.
+    """
     given = tables(file) if file else {}
-    task = next((name for name in ("classify", "instruct") if name in given), None)
-    if task is not None and "model" not in given:
+    if "model" not in given:
+        for kind in KINDS:
+            if kind in given:
+                return kind
+        if file is not None and not given.keys() & {"train", "optim", "base"}:
+            raise ConfigError(f"{file} trains nothing: plan is for recipes that pretrain or fine-tune")
+    return "instruct" if recipe.lora.rank else None
+
+
+def _refuse(kind: Kind, given: dict[str, object]) -> None:
+    name = next((name for name, value in given.items() if value is not None), None)
+    if name is not None:
         raise ConfigError(
-            f"{file} fine-tunes: `gptworks finetune {task}` says what it needs as it begins; plan is for pretraining"
+            f"how long fine-tuning takes depends on its examples, and `gptworks finetune {kind}` says it as it begins: "
+            f"leave out --{name}"
         )
+
+
+def _teaching(
+    recipe: Recipe, file: Path | None, kind: Kind, wanted: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Facts of a fine-tuning, and the same in words."""
+    from gptworks.plan import devices, teaching, words
+
+    if recipe.base is None:
+        raise ConfigError(
+            f"{file or 'plan --lora.rank'} fine-tunes: say what, with --base MODEL (gpt2-xl is known by its name)"
+        )
+    before = load(file) if file else Recipe()
+    recipe = dataclasses.replace(recipe, classify=before.classify, instruct=before.instruct)
+    facts = teaching.facts(recipe, _shape(recipe.base), kind, devices.named(wanted, recipe.train))
+    return facts, words.teaching(facts)
+
+
+def _shape(base: str) -> ModelConfig:
+    """Of a MODEL; of one whose name is a preset's, without asking the Hub."""
+    from gptworks.model import checkpoint, find
+    from gptworks.model.config import PRESETS, resolve
+
+    if base in PRESETS and not Path(base).exists():
+        return resolve(ModelOptions(preset=base), 50257)
+    return checkpoint.read_config(find.resolve(base))
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    from gptworks.plan import words
+
+    return words.pretraining(facts)
 
 
 def _work(recipe: Recipe, config: ModelConfig, dataset: Dataset | None) -> Work:
@@ -159,13 +218,12 @@ def _config(recipe: Recipe, file: Path | None, dataset: Dataset | None) -> Model
     """The model's shape. Without its Dataset, the vocabulary is the tokenizer's, or the one that is to be trained."""
     before = load(file) if file else Recipe()
     added = len(before.prepare.add_tokens)
-    from gptworks.model import checkpoint, find
     from gptworks.model.config import resolve
     from gptworks.text.find import GPT2_NAMES
     from gptworks.text.tokenizer import Tokenizer
 
     if recipe.base is not None:
-        return checkpoint.read_config(find.resolve(recipe.base))
+        return _shape(recipe.base)
     if dataset is not None:
         return resolve(recipe.model, dataset.vocab_size)
     if recipe.tokenizer is None or recipe.tokenizer in GPT2_NAMES:
@@ -175,89 +233,10 @@ def _config(recipe: Recipe, file: Path | None, dataset: Dataset | None) -> Model
     return resolve(recipe.model, before.bpe.vocab_size + added)
 
 
-def _lines(facts: dict[str, Any]) -> list[str]:
-    """A plan in words."""
-    many = f"{facts['devices']} x " if facts["devices"] > 1 else ""
-    how = "" if facts["parallel"] == "none" else f", {facts['parallel']}"
-    lines = [
-        _size(facts),
-        f"on {many}{facts['device']}, {facts['precision']}{how}; {facts['batch_tokens']:,} tokens a step, "
-        f"{facts['micro_batch']} rows at once ({facts['micro_batches']} times)",
-        "",
-        *_memory(facts),
-        "",
-        *_effort(facts),
-    ]
-    if "tokens_per_second" in facts:
-        lines += _speed(facts)
-    else:
-        lines.append(
-            "time            not known: --device names a memory alone; name a GPU, or measure where it stands"
-        )
-    if "cost" in facts:
-        lines.append(f"cost            {facts['cost']:,.2f} for {facts['device_hours']:,.1f} device hours")
-    if facts.get("energy_kwh") is not None:
-        lines.append(f"energy          {facts['energy_kwh']:,.1f} kWh at most, of the devices alone")
-    return lines
-
-
-def _size(facts: dict[str, Any]) -> str:
-    return (
-        f"{facts['parameters']:,} parameters ({facts['n_layer']} layers, {facts['n_embd']} wide, "
-        f"context {facts['context']})"
-    )
-
-
-def _memory(facts: dict[str, Any]) -> list[str]:
-    total, room = facts["memory_total"], facts["memory_room"]
-    lines = []
-    for name, size in facts["memory"].items():
-        if size:
-            lines.append(f"{name:<27} {size / 1e9:8.3f} GB  {'#' * round(BAR * size / total)}")
-    where = "" if room is None else f", of {room / 1e9:.2f} GB that may be filled"
-    lines.append(
-        f"{'together':<27} {total / 1e9:8.3f} GB{where}: {'it fits' if facts['fits'] else 'it does not fit'}"
-    )
-    if facts["change"]:
-        lines.append(f"what would fit: {facts['change']}")
-    return lines
-
-
-def _effort(facts: dict[str, Any]) -> list[str]:
-    from gptworks.plan.needs import TOKENS_PER_PARAMETER
-
-    if facts["tokens"] is None:
-        return ["tokens          not known before the Dataset is prepared, or without --train.max-steps"]
-    return [
-        f"tokens          {facts['tokens']:,} in {facts['steps']:,} steps: {facts['tokens_per_parameter']:.1f} for "
-        f"each parameter (compute-optimal: about {TOKENS_PER_PARAMETER})",
-        f"FLOPs           {facts['flops']:.3g} by 6N + 12LCT, {facts['flops_per_token']:.3g} a token",
-    ]
-
-
-def _speed(facts: dict[str, Any]) -> list[str]:
-    from gptworks.report.terminal import clock
-
-    words = ""
-    if facts["mfu_6n_12lct"] is not None:
-        words = f", MFU {facts['mfu_6n_12lct']:.1%} by 6N + 12LCT, {facts['mfu_6n_6lct']:.1%} by 6N + 6LCT"
-    lines = [f"speed           {facts['tokens_per_second']:,.0f} tokens/s ({facts['speed_is']}){words}"]
-    if facts["devices"] > 1:
-        lines.append(
-            f"traffic         {facts['traffic_bytes_per_step'] / 1e9:.2f} GB a step from each device: "
-            f"{facts['traffic_seconds_per_step']:.3f} s beside {facts['compute_seconds_per_step']:.3f} s of computing"
-        )
-    if facts["hours"] is not None:
-        lines.append(f"time            {clock(facts['hours'] * 3600)} ({facts['hours']:.2f} h)")
-    if "steps_in_that_time" in facts:
-        steps = facts["steps_in_that_time"]
-        lines.append(f"in {facts['hours_asked']:g} h           {steps:,} steps: --train.max-steps {steps}")
-    return lines
-
-
 def _choose(data: Path, hours: float, out: Path, *, as_json: bool) -> None:
     from gptworks import runs
     from gptworks.data.dataset import Dataset
+    from gptworks.plan import words
     from gptworks.plan.hours import choose
     from gptworks.recipefile import dumps
     from gptworks.report import terminal
@@ -278,7 +257,7 @@ def _choose(data: Path, hours: float, out: Path, *, as_json: bool) -> None:
     for (layers, width, _), rate in found.looked_at:
         print(f"measured: {layers} layers, {width} wide: {rate:,.0f} tokens/s")
     print(
-        f"chosen: {_size(facts)}; {facts['steps']:,} steps of {facts['batch_tokens']:,} tokens, "
+        f"chosen: {words.size(facts)}; {facts['steps']:,} steps of {facts['batch_tokens']:,} tokens, "
         f"{facts['step_seconds']:.3g} s each"
     )
     print(

@@ -14,7 +14,7 @@ from gptworks.plan import traffic
 from gptworks.plan.devices import Device
 from gptworks.recipe import Recipe
 from gptworks.train import fit
-from gptworks.train.pretraining import BATCH_TOKENS, choose_batch
+from gptworks.train.pretraining import BATCH_TOKENS, check_batch, choose_batch
 
 USUAL_MFU = {"cpu": 0.5, "cuda": 0.4, "mps": 0.3}
 """What a run reaches of its device's peak by 6N + 12LCT, where nobody has measured."""
@@ -44,9 +44,14 @@ class Work:
 
 
 def work(recipe: Recipe, config: ModelConfig, n_tokens: int | None) -> Work:
-    """`n_tokens`: of the train split, where there is one."""
+    """`n_tokens`: of the train split, where there is one.
+
+    Raises:
+        ConfigError: the batch is not a whole number of rows.
+    """
     train = recipe.train
     batch = choose_batch(train, n_tokens, config.context) if n_tokens else train.batch_tokens or BATCH_TOKENS
+    check_batch(train, batch, config.context)
     steps = train.max_steps
     if steps is None and n_tokens:
         steps = max(1, round((train.epochs or 1.0) * n_tokens / batch))
@@ -74,18 +79,28 @@ class Fit:
 
 
 def strategy(recipe: Recipe, device: Device) -> str:
-    """How the devices share the work."""
+    """How the devices share the work.
+
+    Raises:
+        ConfigError: there is one, and the recipe shares; or several, and it does not.
+    """
     asked = str(recipe.train.parallel)
     if device.count == 1:
+        if asked in {traffic.ZERO1, traffic.FSDP}:
+            raise ConfigError(
+                f"train.parallel={asked} shares the work among devices, and there is one {device.name}: name several "
+                "(--device h100x8), or give --train.parallel auto"
+            )
         return "none"
+    if asked == "none":
+        raise ConfigError(f"train.parallel=none leaves {device.count - 1} of {device.count} devices idle")
     return traffic.DDP if asked == "auto" else asked
 
 
 def memory(job: Work, device: Device) -> Fit:
     """With the recipe's micro-batch, or the one that `auto` would take."""
     rows, how = rows_of_one(job, device), strategy(job.recipe, device)
-    asked = job.recipe.train.micro_batch
-    if isinstance(asked, int):
+    if (asked := fit.asked_for(job.recipe)) is not None:
         return fit_of(job, device, min(asked, rows), how)
     recipe = _shared_by(job.recipe, how)
     at_once = fit.largest(recipe, job.config, rows, device.precision, device.memory, device.count)
@@ -163,15 +178,10 @@ def time(job: Work, device: Device, *, mfu: float | None, measured: float | None
     else:
         rate = measured
     computing = job.batch_tokens / device.count / rate
-    talking = traffic.seconds(
-        job.config,
-        device.count,
-        strategy(job.recipe, device),
-        narrow=4 if device.precision.name == "fp32" else 2,
-        bandwidth=device.bandwidth,
-    )
+    said = _traffic(job, device)
     # Sums begin when the first gradient is there and go on beside the rest of backward, which is two thirds of a step.
-    step = computing + max(0.0, talking - 2 / 3 * computing)
+    waiting = max(0.0, said.beside / device.bandwidth - 2 / 3 * computing) + said.after / device.bandwidth
+    step = computing + waiting
     tokens_per_second = job.batch_tokens / step
     one = tokens_per_second / device.count
     peak = device.peak
@@ -179,10 +189,27 @@ def time(job: Work, device: Device, *, mfu: float | None, measured: float | None
         tokens_per_second,
         measured is None,
         computing,
-        talking,
+        said.total / device.bandwidth,
         None if peak is None else one * flops / peak,
         None if peak is None else one * sizing.causal_flops_per_token(job.config) / peak,
     )
+
+
+def _traffic(job: Work, device: Device) -> traffic.Traffic:
+    train, narrow = job.recipe.train, device.precision.name != "fp32"
+    return traffic.of_a_step(
+        job.config,
+        device.count,
+        strategy(job.recipe, device),
+        micro_batches=micro_batches(job, device, memory(job, device)),
+        gathered=2 if narrow and train.gather_in == "precision" else 4,
+        reshard=train.reshard,
+    )
+
+
+def micro_batches(job: Work, device: Device, held: Fit) -> int:
+    """Of a step, on each device."""
+    return -(-rows_of_one(job, device) // held.rows)
 
 
 def facts(job: Work, device: Device, pace: Time | None, *, hours: float | None) -> dict[str, Any]:
@@ -200,7 +227,7 @@ def facts(job: Work, device: Device, pace: Time | None, *, hours: float | None) 
         "context": config.context,
         "batch_tokens": job.batch_tokens,
         "micro_batch": held.rows,
-        "micro_batches": -(-rows_of_one(job, device) // held.rows),
+        "micro_batches": micro_batches(job, device, held),
         "memory": held.parts,
         "memory_total": held.total,
         "memory_room": held.room,

@@ -4,27 +4,48 @@ A ring of n sums and spreads G bytes by sending 2 (n - 1) / n G bytes from each 
 optimal all-reduce algorithms for clusters of workstations"); gathering, or summing without spreading, is half of that.
 """
 
+from dataclasses import dataclass
+
 from gptworks.model import sizing
 from gptworks.model.config import ModelConfig
 
 DDP, ZERO1, FSDP = "ddp", "zero1", "fsdp"
 
 
-def bytes_per_step(config: ModelConfig, devices: int, parallel: str, narrow: int) -> float:
-    """Bytes each device sends in one step. `narrow`: bytes of a number as products take it.
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that each device sends in one step."""
 
-    ddp: float32 gradients are summed and spread. zero1: they are summed, and updated weights spread: as much.
-    fsdp: narrow weights are gathered for the forward and again for the backward pass, float32 gradients summed.
+    beside: float
+    """While it computes."""
+    after: float = 0.0
+    """When all is computed, and every device waits."""
+
+    @property
+    def total(self) -> float:
+        return self.beside + self.after
+
+
+def of_a_step(
+    config: ModelConfig,
+    devices: int,
+    parallel: str,
+    *,
+    micro_batches: int = 1,
+    gathered: int = 4,
+    reshard: bool = True,
+) -> Traffic:
+    """Of a step cut into so many micro-batches. Weights are float32; `gathered`: bytes of each of fsdp's on its way.
+
+    ddp: gradients are summed and spread. zero1: the same, and updated weights spread. fsdp: blocks' weights are
+    gathered for each forward, and with `reshard` again for each backward; gradients are summed once.
     """
     if devices == 1:
-        return 0.0
-    learned, every = sizing.learnable(config), sizing.parameters(config)
+        return Traffic(0.0)
     share = (devices - 1) / devices
-    if parallel == FSDP:
-        return share * (2 * narrow * every + 4 * learned)
-    return share * 2 * 4 * learned
-
-
-def seconds(config: ModelConfig, devices: int, parallel: str, *, narrow: int, bandwidth: float) -> float:
-    """Of saying it, with nothing computed meanwhile."""
-    return bytes_per_step(config, devices, parallel, narrow) / bandwidth
+    gradients = share * 4 * sizing.learnable(config)
+    if parallel != FSDP:
+        return Traffic(2 * gradients, gradients if parallel == ZERO1 else 0.0)
+    every, blocks = sizing.parameters(config), sizing.blocks(config)
+    once = 4 * (every - blocks) + gathered * blocks * (2 if reshard else 1)
+    return Traffic(share * micro_batches * once + gradients)

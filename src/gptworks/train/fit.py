@@ -30,15 +30,26 @@ def micro_batch(recipe: Recipe, config: ModelConfig, rows: int, precision: Preci
         ResourceError: not even one row fits, or what was asked for does not; with the numbers and what would.
     """
     free = memory_available(world.device)
-    asked = recipe.train.micro_batch
-    if isinstance(asked, int):
-        if asked < 1:
-            raise ConfigError(f"train.micro_batch={asked} must be auto or at least 1")
+    if (asked := asked_for(recipe)) is not None:
         _must_fit(recipe, config, min(asked, rows), precision, free, world.size)
         return asked
     limit = largest(recipe, config, rows, precision, free, world.size)
     _must_fit(recipe, config, limit, precision, free, world.size)
     return world.least(even(rows, limit))
+
+
+def asked_for(recipe: Recipe) -> int | None:
+    """The micro-batch that a recipe names; None for auto.
+
+    Raises:
+        ConfigError: fewer than one row.
+    """
+    asked = recipe.train.micro_batch
+    if not isinstance(asked, int):
+        return None
+    if asked < 1:
+        raise ConfigError(f"train.micro_batch={asked} must be auto or at least 1")
+    return asked
 
 
 def largest(
@@ -174,17 +185,9 @@ def finetuning(work: FineTuning, rows: int, world: World) -> tuple[int, dict[str
         ResourceError: it does not fit; with the numbers, and something smaller.
     """
     work = replace(work, processes=world.size)
-    free, asked = memory_available(world.device), work.recipe.train.micro_batch
+    free, asked = memory_available(world.device), asked_for(work.recipe)
     room = None if free is None else SHARE * free
-    if isinstance(asked, int):
-        if asked < 1:
-            raise ConfigError(f"train.micro_batch={asked} must be auto or at least 1")
-        at_once = min(rows, asked)
-    else:
-        enough = ENOUGH_TOKENS.get(world.device.type, 8192)
-        at_once = next((n for n in range(rows, 1, -1) if work.tokens(n) <= enough), 1)
-        while room is not None and at_once > 1 and work.total(at_once) > room:
-            at_once -= 1
+    at_once = most_examples(work, rows, room) if asked is None else min(rows, asked)
     if free is not None and room is not None and work.total(at_once) > room:
         raise ResourceError(
             f"training with {at_once} examples of {work.tokens(at_once):,} tokens at once needs about "
@@ -192,7 +195,16 @@ def finetuning(work: FineTuning, rows: int, world: World) -> tuple[int, dict[str
             + smaller(work, at_once, room)
         )
     memory = work.estimate(at_once)
-    return (asked if isinstance(asked, int) else world.least(at_once)), memory
+    return (world.least(at_once) if asked is None else asked), memory
+
+
+def most_examples(work: FineTuning, rows: int, room: float | None) -> int:
+    """The most examples at once, of `rows` a step, that are worth it and fit into `room` bytes; 1 if none do."""
+    enough = ENOUGH_TOKENS.get(work.precision.device.type, 8192)
+    at_once = next((n for n in range(rows, 1, -1) if work.tokens(n) <= enough), 1)
+    while room is not None and at_once > 1 and work.total(at_once) > room:
+        at_once -= 1
+    return at_once
 
 
 def smaller(work: FineTuning, rows: int, room: float) -> str:

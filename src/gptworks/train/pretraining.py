@@ -153,18 +153,26 @@ def choose_order(split: Split, options: TrainOptions, context: int) -> Order:
     batch_tokens = choose_batch(options, split.n_tokens, context)
     if options.windows == "documents":
         return Documents(split, context, batch_tokens, options.seed)
-    rows, rest = divmod(batch_tokens, context)
-    if rest:
-        near = max(1, round(batch_tokens / context)) * context
-        raise ConfigError(
-            f"train.batch_tokens={batch_tokens} is not a multiple of model.context={context}; "
-            f"the nearest is {near}"
-        )
+    check_batch(options, batch_tokens, context)
+    rows = batch_tokens // context
     if options.windows == "strided":
         return Strided(split, context, options.stride or context, rows, options.seed)
     if options.stride is not None:
         raise ConfigError(f"train.stride goes with train.windows=strided, not {options.windows}")
     return (Random if options.windows == "random" else Shuffled)(split, context, rows, options.seed)
+
+
+def check_batch(options: TrainOptions, batch_tokens: int, context: int) -> None:
+    """Refuse a batch that is not a whole number of rows, where rows are of one length.
+
+    Raises:
+        ConfigError: with the nearest that is.
+    """
+    if batch_tokens % context and options.windows != "documents":
+        near = max(1, round(batch_tokens / context)) * context
+        raise ConfigError(
+            f"train.batch_tokens={batch_tokens} is not a multiple of model.context={context}; the nearest is {near}"
+        )
 
 
 def count_steps(options: TrainOptions, order: Order) -> int:

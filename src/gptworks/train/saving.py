@@ -10,6 +10,9 @@ import errno
 import json
 import re
 import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from gptworks.text.tokenizer import Tokenizer
 from gptworks.train import out_of_memory, states
 from gptworks.train.parallel import put_back, whole
 from gptworks.train.trainer import Trainer
+from gptworks.world import World
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,41 @@ def size_on_disk(trainer: Trainer, adapted: Adapted | None = None) -> int:
     return 4 * (kept + 2 * trained) + (4 << 20)
 
 
+class Pending:
+    """A checkpoint that is being written, and may be while training goes on."""
+
+    def __init__(self, work: Callable[[], None], folder: Path, world: World) -> None:
+        self.work, self.folder, self.world = work, folder, world
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def go_on(self) -> None:
+        """Write it beside whatever this process does meanwhile."""
+        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.work()
+        except BaseException as error:
+            self._error = error
+
+    def wait(self) -> Path:
+        """Until it is there. Every process does.
+
+        Raises:
+            ResourceError: the disk is full; nothing of earlier checkpoints is lost.
+        """
+        if self._thread is None:
+            self.work()
+        else:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+        self.world.wait_for_main()
+        return self.folder
+
+
 def save(
     run: Path, trainer: Trainer, tokenizer: Tokenizer, progress: Progress, adapted: Adapted | None = None
 ) -> Path:
@@ -64,14 +103,24 @@ def save(
     Raises:
         ResourceError: the disk is full; nothing of earlier checkpoints is lost.
     """
+    return begin(run, trainer, tokenizer, progress, adapted).wait()
+
+
+def begin(
+    run: Path, trainer: Trainer, tokenizer: Tokenizer, progress: Progress, adapted: Adapted | None = None
+) -> Pending:
+    """Do of `save` what must be done before training goes on: write the model, and copy shares of optimizers' state.
+
+    What is left is to write those shares, to sync and to checksum. Until it is waited for there is no such checkpoint.
+    """
     final = run / "checkpoints" / runs.step_name(progress.step)
     draft = final.with_name(f".draft-{final.name}")
     if not (run / "metrics.jsonl").exists():  # and nothing is written into what its disk was mounted on
         raise ResourceError(
             f"{run} is not there any more: was its disk taken away? When it is back, go on with --resume"
         )
-    main = trainer.world.main
-    try:
+    main, mine, aside = trainer.world.main, None, None
+    with _cleaning_up(draft, run, trainer, adapted):
         if main:
             shutil.rmtree(draft, ignore_errors=True)
             (draft / "trainer").mkdir(parents=True)
@@ -79,19 +128,32 @@ def save(
             if main:
                 folders.write(model, draft, tokenizer, adapted)
                 _write_state(draft / "trainer", trainer, progress)
-        if trainer.shares.everywhere:
-            if main:
-                states.write_whole(draft / "trainer", trainer)
-        else:
+        if not trainer.shares.everywhere:
             trainer.world.wait_for_main()
-            states.write_pieces(draft / "trainer", trainer)
-        if main:
-            runs.finish(draft, final)
+            mine, aside = states.pieces(trainer), trainer.world.aside
+        elif main:
+            states.write_whole(draft / "trainer", trainer)
+
+    def rest() -> None:
+        with _cleaning_up(draft, run, trainer, adapted):
+            if mine is not None:
+                states.write_pieces(draft / "trainer", mine, aside)
+            if main:
+                runs.finish(draft, final)
+
+    pending = Pending(rest, final, trainer.world)
+    if mine is not None:
+        pending.go_on()
+    return pending
+
+
+@contextmanager
+def _cleaning_up(draft: Path, run: Path, trainer: Trainer, adapted: Adapted | None) -> Iterator[None]:
+    try:
+        yield
     except (OSError, SafetensorError, CheckpointException) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise _explained(error, run, trainer, adapted) from error
-    trainer.world.wait_for_main()
-    return final
 
 
 def _write_state(folder: Path, trainer: Trainer, progress: Progress) -> None:

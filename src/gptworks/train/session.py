@@ -70,6 +70,7 @@ class Session:
     _pending: list[StepReport] = field(default_factory=list)
     _since: float = 0.0
     _paused: float = 0.0
+    _writing: saving.Pending | None = None
 
     def go(self, resume_from: Path | None) -> str | None:
         """Train to the end, or until stopped; returns what stopped it early, or None.
@@ -92,8 +93,10 @@ class Session:
                 while self._lost:
                     self._go_back(self._lost)
                     self.trainer.fit(self._after)
+                self._written()
             if self._saved_at != self.trainer.step:
                 self._save(kept=False)
+            self._written()
         finally:
             if self._log is not None:
                 self._log.close()
@@ -127,6 +130,7 @@ class Session:
 
     def _go_back(self, step: int) -> None:
         """Undo a stretch of steps that cannot be learned from."""
+        self._written()
         progress = saving.load(self._faults.go_back(step), self.trainer)
         self._lost, self._val_loss, self._saved_at = 0, None, progress.step
         self._pending.clear()
@@ -268,7 +272,8 @@ class Session:
         step = self.trainer.step
         if self._log is not None:
             self._log.flush(sync=True)  # a checkpoint must not outlive the rows before it
-        saving.save(
+        self._written()
+        self._writing = saving.begin(
             self.run,
             self.trainer,
             self.duties.tokenizer,
@@ -284,9 +289,18 @@ class Session:
             ),
             self.duties.adapted,
         )
+        if self.trainer.shares.everywhere:
+            self._written()
+        self._saved_at = step
+
+    def _written(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one; older ones may go then."""
+        if self._writing is None:
+            return
+        self._writing.wait()
+        self._writing = None
         if self.trainer.world.main:
             saving.prune(self.run, self.duties.save.keep, self.duties.save.keep_every)
-        self._saved_at = step
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -42,16 +43,24 @@ def write_whole(folder: Path, trainer: Trainer) -> None:
     (folder / WHOLE).chmod(0o644)  # safetensors writes 0600; clusters share folders
 
 
-def write_pieces(folder: Path, trainer: Trainer) -> None:
-    """Write this process's rows of everything, each knowing its place in the whole. All processes do so together."""
-    mesh = _mesh(trainer.world)
-    mine = {
-        f"{share.name}.{slot}": _placed(value, share, mesh)
+def pieces(trainer: Trainer) -> dict[str, Tensor]:
+    """Copies, in main memory, of this process's rows of everything, each knowing its place in the whole.
+
+    All processes make theirs together.
+    """
+    mesh = init_device_mesh("cpu", (trainer.world.size,))
+    return {
+        f"{share.name}.{slot}": _placed(value.to("cpu", copy=True), share, mesh)
         for share, state in trainer.named_states()
         for slot, value in state.items()
         if len(share.part)
     }
-    save(dict(mine), storage_writer=HuggingFaceStorageWriter(str(folder / PIECES), save_distributed=True))
+
+
+def write_pieces(folder: Path, mine: dict[str, Tensor], group: ProcessGroup | None) -> None:
+    """Write them. All processes do so together, talking in this group."""
+    writer = HuggingFaceStorageWriter(str(folder / PIECES), save_distributed=True)
+    save(dict(mine), storage_writer=writer, process_group=group)
 
 
 def read(folder: Path, trainer: Trainer) -> None:
