@@ -295,6 +295,28 @@ def test_old_checkpoints_go_and_the_best_and_kept_stay(dataset, tmp_path):
     assert have == {30, 60, best}
 
 
+def test_a_kill_between_the_last_save_and_what_it_makes_superfluous_leaves_nothing_more(
+    dataset, tmp_path, monkeypatch
+):
+    from gptworks.train import saving
+
+    few = ["--train.max-steps", "8", "--save.every", "2", "--save.keep", "2", "--save.no-best"]
+    few += ["--eval.every", "0"]
+    run, prune = tmp_path / "run", saving.prune
+
+    def killed(run, keep, keep_every):
+        if (run / "checkpoints" / "step-000008").exists():
+            raise KeyboardInterrupt
+        prune(run, keep, keep_every)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(saving, "prune", killed)
+        assert pretrain(dataset, run, *few) == 130
+    assert [one.step for one in runs.checkpoints(run)] == [4, 6, 8]
+    assert pretrain(dataset, run, *few, "--resume") == 0
+    assert [one.step for one in runs.checkpoints(run)] == [6, 8]
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over_and_said(dataset, tmp_path, capfd):
     run = tmp_path / "run"
     assert pretrain(dataset, run, "--save.keep", "5") == 0

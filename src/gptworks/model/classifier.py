@@ -143,8 +143,13 @@ def _ours(model: Classifier, folder: Path) -> dict[str, Tensor]:
 
 def _empty(body: Model, facts: dict[str, Any], score: Tensor) -> Classifier:
     """A classifier with as many outputs as `score`, its labels named where anyone named them."""
-    names = facts.get("id2label") or {}
-    labels = tuple(names.get(str(number), f"LABEL_{number}") for number in range(len(score)))
+    if score.dim() != 2:
+        raise CheckpointError(
+            f"score.weight has shape {tuple(score.shape)}; a classifier's has two dimensions"
+        )
+    names = facts.get("id2label")
+    names = names if isinstance(names, dict) else {}
+    labels = tuple(str(names.get(str(number), f"LABEL_{number}")) for number in range(len(score)))
     return Classifier(body, labels, regression=facts.get("problem_type") == "regression")
 
 
