@@ -60,7 +60,9 @@ def test_000_gluept(here, texts, name):
     for subset in range(2):
         parquet(f"{subset:04}.parquet", texts[subset::2])
     recipe = f"recipes/gluept-{name}.toml"
-    typed(f"prepare {recipe} --sources 0000.parquet 0001.parquet --tokenizer bytes --limit 60 --workers 1")
+    typed(
+        f"prepare {recipe} --sources 0000.parquet 0001.parquet --tokenizer bytes --limit 60 --val-fraction 0.1 --workers 1"
+    )
     frozen = "" if name == "minimal" else "--model.frozen-embedding small-gpt2"
     sizes = f"--model.n-layer 1 --model.n-head 2 --model.n-embd 32 {frozen} --train.batch-tokens 2048"
     often = "--save.every-epochs 0.5 --save.until-epoch 1" if name == "small" else "--save.every-epochs 1"
@@ -74,7 +76,7 @@ def test_000_gluept(here, texts, name):
         model, base = (checkpoint.load(checkpoint.resolve(one)) for one in (run, "small-gpt2"))
         assert torch.equal(model.transformer.wte.weight[:257], base.transformer.wte.weight[:257])
     official.write(Path("GLUE"), ("wnli",), whole=True)
-    few = "--tasks wnli --data GLUE --tries 1 --epochs 0.05 --eval-every 0"
+    few = "--tasks wnli --data GLUE --wnli.tries 1 --wnli.epochs 0.05 --wnli.eval-every 0"
     typed(f"glue {recipe} --run {run} --checkpoints 0,3 {few}")
     campaign = f"runs/gluept-{name}-glue"
     typed(f"glue plot {campaign}")
