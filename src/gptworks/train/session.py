@@ -178,9 +178,10 @@ class Session:
         every, until = self.duties.save.every_epochs, self.duties.save.until_epoch
         if not every:
             return False
-        before, now = ((step + half) / self.duties.steps_per_epoch / every for half in (-0.5, 0.5))
-        crossed = int(now + 1e-9) > int(before + 1e-9)
-        return crossed and (until is None or int(now + 1e-9) * every <= until + 1e-9)
+        before, now = ((step + half) / self.duties.steps_per_epoch for half in (-0.5, 0.5))
+        if until is not None and now > until + (now - before):
+            every = max(every, 1.0)
+        return int(now / every + 1e-9) > int(before / every + 1e-9)
 
     def _flush(self) -> None:
         """Read the losses of the steps since the last look, and write their rows."""
