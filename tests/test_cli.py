@@ -44,6 +44,12 @@ def test_a_bad_recipe_is_refused_in_one_line_that_names_key_file_and_way_out(tmp
     [
         (["pretrain", "--model.n-layers", "3"], "Did you mean --model.n-layer?"),
         (["pretrain", "--data", "x", "--out", "run", "late.toml"], "late.toml comes too late"),
+        (
+            ["pretrain", "--batch_size=12"],
+            "--batch_size. Here it is --train.batch-tokens or --train.micro-batch.",
+        ),
+        (["pretrain", "--train.learning-rate", "1"], "--train.learning-rate. Here it is --optim.lr."),
+        (["generate", "x", "--max-new-tokens", "1"], "--max-new-tokens. Here it is --max-tokens."),
         (["pretrian"], 'Did you mean "pretrain"?'),
         (["pretrain", "nothere.toml"], "there is no recipe nothere.toml"),
         (["pretrain", "--train.micro-batch", "many"], "--train.micro-batch"),

@@ -61,8 +61,8 @@ def test_000_gluept(here, texts, name):
         parquet(f"{subset:04}.parquet", texts[subset::2])
     recipe = f"recipes/gluept-{name}.toml"
     typed(
-        f"prepare {recipe} --sources 0000.parquet 0001.parquet --tokenizer bytes --limit 60 --val-fraction 0.1 "
-        "--workers 1"
+        f"prepare {recipe} --sources 0000.parquet 0001.parquet --tokenizer bytes --limit 60 "
+        "--val-fraction 0.1 --workers 1"
     )
     frozen = "" if name == "minimal" else "--model.frozen-embedding small-gpt2"
     sizes = f"--model.n-layer 1 --model.n-head 2 --model.n-embd 32 {frozen} --train.batch-tokens 2048"

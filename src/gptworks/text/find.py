@@ -127,11 +127,10 @@ def _download(repository: str, file: str) -> Path | None:
             # one quick question first: hf_hub_download would try an absent Hub for half a minute
             hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=10)
         return Path(hub.hf_hub_download(repository, file))
-    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.HFValidationError):
-        return None
-    except (
-        Exception
-    ) as error:  # huggingface_hub changes its HTTP library from time to time, and so what it raises
+    except Exception as error:  # its HTTP library changes from time to time, and so what it raises
+        absent = (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.HFValidationError)
+        if isinstance(error, absent) and not isinstance(error, errors.GatedRepoError):
+            return None
         reason = meaning(error, repository, "model")
     cached = hub.try_to_load_from_cache(repository, file)
     if isinstance(cached, str):
