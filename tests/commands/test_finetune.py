@@ -150,9 +150,15 @@ def test_sigkill_anywhere_loses_nothing(base, data, straight, kind, tmp_path):
 
 
 def test_a_finished_run_resumes_to_itself(straight):
-    before = tensors(straight)
+    before, memory = tensors(straight), straight / "results" / "memory.json"
+    measured = memory.read_text()
     assert gptworks(f"finetune classify --out {straight} --resume") == 0
     assert all(torch.equal(tensors(straight)[name], before[name]) for name in before)
+    assert memory.read_text() == measured
+    memory.unlink()  # as if killed between the last save and this
+    assert gptworks(f"finetune classify --out {straight} --resume") == 0
+    assert json.loads(memory.read_text())["estimated"] == json.loads(measured)["estimated"]
+    memory.write_text(measured)
 
 
 def test_classify_says_what_the_model_says(straight, capsys, tmp_path, byte_tokenizer):

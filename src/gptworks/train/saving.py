@@ -115,10 +115,6 @@ def begin(
     """
     final = run / "checkpoints" / runs.step_name(progress.step)
     draft = final.with_name(f".draft-{final.name}")
-    if not (run / "metrics.jsonl").exists():  # and nothing is written into what its disk was mounted on
-        raise ResourceError(
-            f"{run} is not there any more: was its disk taken away? When it is back, go on with --resume"
-        )
     main, mine, aside = trainer.world.main, None, None
     with _cleaning_up(draft, run, trainer, adapted):
         if main:

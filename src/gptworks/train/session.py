@@ -76,7 +76,7 @@ class Session:
 
         Raises:
             DivergedError: losses stay unfit to learn from, going back notwithstanding.
-            ResourceError: the disk is full.
+            ResourceError: the disk is full, or gone.
         """
         start = self._begin(resume_from)
         try:
