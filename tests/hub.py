@@ -163,7 +163,10 @@ class _Handler(Writes, BaseHTTPRequestHandler):
             self._error("EntryNotFound")
         elif LARGE.fullmatch(file):  # as Git LFS: what it is from here, its bytes from elsewhere
             data = path.read_bytes()
-            location = f"{self._here}/cdn/{quote(path.relative_to(self.root).as_posix())}"
+            elsewhere = self._here.replace(
+                "127.0.0.1", "localhost"
+            )  # a client does not go there for metadata
+            location = f"{elsewhere}/cdn/{quote(path.relative_to(self.root).as_posix())}"
             linked = {
                 "X-Linked-Size": str(len(data)),
                 "X-Linked-ETag": f'"{hashlib.sha256(data).hexdigest()}"',
