@@ -1,8 +1,9 @@
 """Speed of generation beside transformers.generate: python benchmarks/generate.py [--preset gpt2 --dtypes bf16].
 
 Both open the same folder of random weights, written by our checkpoint.save, and draw from the same prompt with the
-same settings until max_tokens, in processes of their own, in turns. The floor of a token's time is the weights'
-bytes over the read bandwidth measured in the same run; its share says how much of that bandwidth is used.
+same settings until max_tokens, in processes of their own, in turns; beside narrow dtypes also ours with weights in 8
+bits. The floor of a token's time is the weights' bytes over the read bandwidth measured in the same run; its share
+says how much of that bandwidth is used. With --quality MODEL TEXT, what a trained model loses by each kind of numbers.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import turns
 PROMPT = "a" * 32
 TEMPERATURE, TOP_K = 0.8, 50
 CONTENDERS = ("gptworks", "transformers")
+INT8 = "gptworks int8"
 Generate = Callable[[int, int, float], list[list[int]]]
 """(samples, tokens each, temperature) -> the new ids; temperature 0 is greedy."""
 
@@ -43,12 +45,14 @@ def write_model(preset: str, n_layer: int | None, vocab_size: int, folder: Path)
     return sizing.blocks(config) + sizing.embedding(config), len(tokenizer.encode(PROMPT))
 
 
-def ours(folder: Path, dtype: Any, device: Any) -> Generate:
+def ours(folder: Path, dtype: Any, device: Any, *, int8: bool) -> Generate:
     """The engine behind `gptworks generate`, `chat` and `serve`."""
     from gptworks.generate.engine import GenerateSettings, generate
     from gptworks.model import checkpoint
+    from gptworks.model.int8 import narrow
 
     model = checkpoint.load(folder, dtype=dtype).to(device)
+    model = narrow(model) if int8 else model
     tokenizer = checkpoint.load_tokenizer(folder)
 
     def run(samples: int, tokens: int, temperature: float) -> list[list[int]]:
@@ -97,9 +101,9 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
 
     device, dtype, folder = default_device(), DTYPES[case["dtype"]], Path(case["folder"])
     torch.manual_seed(0)
-    if case["contender"] == "gptworks":
+    if case["contender"] != "transformers":
         tune_allocator()
-        run = ours(folder, dtype, device)
+        run = ours(folder, dtype, device, int8=case["contender"] == INT8)
     else:
         run = theirs(folder, dtype, device, case["cache"])
     samples, tokens = case["samples"], case["tokens"]
@@ -126,6 +130,30 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def quality(folder: Path, text: str, dtype: str) -> float:
+    """Nats a token of a text's first 64 windows, by weights of a dtype, or of 8 bits."""
+    import torch
+    import torch.nn.functional as F
+
+    from gptworks.model import checkpoint
+    from gptworks.model.int8 import narrow
+    from gptworks.train.precision import DTYPES
+    from gptworks.world import default_device
+
+    device, kind = default_device(), DTYPES["bf16" if dtype == "int8" else dtype]
+    model = checkpoint.load(folder, dtype=kind).to(device).eval()
+    model = narrow(model) if dtype == "int8" else model
+    ids, context = checkpoint.load_tokenizer(folder).encode(text), model.config.context
+    windows = [ids[i : i + context + 1] for i in range(0, len(ids) - context, context)][:64]
+    losses = []
+    with torch.inference_mode():
+        for window in windows:
+            row = torch.tensor([window], device=device)
+            logits = model.logits(model(row[:, :-1]))
+            losses.append(F.cross_entropy(logits[0], row[0, 1:]).item())
+    return statistics.fmean(losses)
+
+
 def read_bandwidth(device: Any) -> float:
     """Bytes/s of adding up an array that no cache holds: the best of five."""
     import torch
@@ -144,16 +172,18 @@ def measure(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Dtype and number of samples -> contender -> figures, one after the other."""
     for dtype in options.dtypes:
-        floor = weights * (4 if dtype == "fp32" else 2) / bandwidth
+        bytes_each = 4 if dtype == "fp32" else 2
         for samples in options.samples:
             case = {"folder": str(folder), "dtype": dtype, "samples": samples, "cache": None}
             case |= {"tokens": options.tokens, "seconds": options.seconds}
-            cases = {name: case | {"contender": name} for name in CONTENDERS}
+            names = CONTENDERS if dtype == "fp32" else (*CONTENDERS, INT8)
+            cases = {name: case | {"contender": name} for name in names}
             if options.static:
                 cases["transformers static"] = case | {"contender": "transformers", "cache": "static"}
             rows = turns.take_turns(__file__, cases, options.rounds)
             good = {name: row for name, row in rows.items() if "failed" not in row}
-            for row in good.values():
+            for name, row in good.items():
+                floor = weights * (1 if name == INT8 else bytes_each) / bandwidth
                 row["bandwidth_share"] = floor / row["seconds_per_token"]
             _compare(good)
             yield f"{dtype} x {samples}", rows
@@ -161,7 +191,7 @@ def measure(
 
 def _compare(rows: dict[str, dict[str, Any]]) -> None:
     """Speed against the fastest of transformers' rows; how far greedy texts agree with its first."""
-    theirs = [row for name, row in rows.items() if name != "gptworks"]
+    theirs = [row for name, row in rows.items() if name.startswith("transformers")]
     greedy = {name: row.pop("greedy") for name, row in rows.items()}
     for name, row in rows.items():
         if theirs:
@@ -204,6 +234,9 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=10, help="per contender and round")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--quality", nargs=2, metavar=("MODEL", "TEXT"), help="a trained model and a text file"
+    )
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -221,6 +254,16 @@ def main() -> None:
         facts = {name: getattr(options, name) for name in ("preset", "n_layer", "vocab_size", "tokens")}
         facts |= {"prompt_tokens": prompt, "temperature": TEMPERATURE, "top_k": TOP_K}
         facts |= {"weights_read_a_token": weights, "read_bandwidth": bandwidth}
+        if options.quality:
+            from gptworks.model.find import resolve
+
+            trained, text = resolve(options.quality[0]), Path(options.quality[1]).read_text(encoding="utf-8")
+            losses = {name: quality(trained, text, name) for name in (*options.dtypes, "int8")}
+            facts["nats_per_token"] = losses
+            print(
+                "nats per token: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()),
+                flush=True,
+            )
         table: dict[str, Any] = {}
         file = None
         for title, rows in measure(options, Path(scratch), weights, bandwidth):

@@ -1,15 +1,18 @@
-"""Does SIGKILL cost anything but time? kills.py [--kills 200]: prepare, pretrain, both fine-tunings, killed at random.
+"""Does SIGKILL cost anything but time? kills.py [--kills 200] [--jobs 5]: all that makes files, killed at random.
 
 Every piece of work is done once undisturbed. Then again and again: killed, started anew by the same command, killed,
 until it comes through; what it leaves is compared with what the undisturbed one left, file by file, and nothing else
 may lie there. Half of the kills come after a random time, half before a random one of the file operations that a
 run makes (opening to write, renaming, removing, making a folder), so that many fall inside a save.
 
-The killed processes are forked from one that has imported everything, so that a kill costs no start.
+The killed processes are forked from one that has imported everything, so that a kill costs no start; and pictures,
+which would take longer than all the rest, are a few bytes each.
 """
 
 import argparse
+import io
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -18,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +51,8 @@ CASES = (
     Case("prepare", "prepare --workers 1 {prepare}", 0.2),
     Case("prepare, two workers", "prepare --workers 2 {prepare}", 0.05),
     Case("pretrain", "pretrain --data {here}/set --out {out} --resume {pretrain}", 0.25),
-    Case(
-        "finetune classify", "finetune classify --data {here}/messages --out {out} --resume {classify}", 0.25
-    ),
+    Case("finetune classify", "{classify} --out {out} --resume", 0.2),
+    Case("finetune classify, two tries", "{classify} --out {out} --resume --tries 2", 0.05),
     Case(
         "finetune instruct",
         "finetune instruct --data {here}/alpaca.json --out {out} --resume {instruct}",
@@ -62,7 +64,8 @@ OPTIONS = {
     "--shard-tokens 2000",
     "pretrain": f"{SHAPE} {SHORT} --train.batch-tokens 384 --train.max-steps 40 --sample.every 10 "
     "--sample.max-tokens 8 --eval.tokens 512",
-    "classify": f"--model {{here}}/base {SHORT} --batch 8 --train.max-steps 24",
+    "classify": f"finetune classify --data {{here}}/messages --model {{here}}/base {SHORT} --batch 8 "
+    "--train.max-steps 24",
     "instruct": f"--model {{here}}/base {SHORT} --template {{here}}/short.jinja --batch 8 --train.max-steps 24 "
     "--lora.rank 4 --responses 2 --answer-tokens 8",
 }
@@ -216,12 +219,12 @@ def in_a_save(out: Path) -> bool:
     )
 
 
-def harass(
-    case: Case, here: Path, kills: int, chance: random.Random, say: Callable[[str], None]
-) -> dict[str, Any]:
+def harass(case: Case, inputs: Path, kills: int, seed: int) -> dict[str, Any]:
     """Kill a piece of work so many times, in as many rounds as that takes; what was found."""
+    here, chance = inputs / case.name.replace(" ", "-").replace(",", ""), random.Random(seed)
+    here.mkdir()
     out = here / "out"
-    words = command(case, here, out)
+    words = command(case, inputs, out)
     began = time.monotonic()
     status, operations = start(words, here)
     assert status == 0, f"{case.name}: status {status}, see {here}/log.txt"
@@ -248,9 +251,14 @@ def harass(
             [f"status {status}: {said[-1] if said else ''}"] if status else differences(wanted, contents(out))
         )
         wrong += [f"{case.name}, round {tally['rounds']}: {one}" for one in found]
-        say(
-            f"{case.name}: {tally['kills']} of {kills} kills, {tally['rounds']} rounds, {len(wrong)} differences"
+        print(
+            f"{case.name}: {tally['kills']} of {kills} kills, {tally['rounds']} rounds, {len(wrong)} differences",
+            *found,
+            sep="\n  ",
+            flush=True,
         )
+        if found:
+            shutil.copytree(out, here / f"round-{tally['rounds']}")
     shutil.rmtree(out)
     figures = {"undisturbed_seconds": round(seconds, 2), "file_operations": operations, "files": len(wanted)}
     return figures | dict(sorted(tally.items())) | {"differences": wrong}
@@ -262,6 +270,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=1, help="kinds of work that are killed at the same time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--out", type=Path, default=machine.RESULTS)
@@ -270,21 +279,20 @@ def main() -> None:
     here = Path(tempfile.mkdtemp(prefix="kills-"))
     inputs(here)
     chosen = [case for case in CASES if args.only in case.name]
-    found = {
-        case.name: harass(
-            case,
-            here,
-            max(1, round(args.kills * case.share)),
-            random.Random(args.seed),
-            lambda text: print(text, flush=True),
-        )
-        for case in chosen
-    }
-    shutil.rmtree(here)
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("fork")) as pool:
+        jobs = {
+            case.name: pool.submit(harass, case, here, max(1, round(args.kills * case.share)), args.seed)
+            for case in chosen
+        }
+        found = {name: job.result() for name, job in jobs.items()}
     totals = {
         "kills": sum(one["kills"] for one in found.values()),
         "differences": sum(len(one["differences"]) for one in found.values()),
     }
+    if totals["differences"]:
+        print(f"what differs is kept in {here}")
+    else:
+        shutil.rmtree(here)
     print(json.dumps(found, indent=1))
     print(machine.write("kills", {"seed": args.seed} | totals | {"cases": found}, args.out))
     if totals["differences"]:
@@ -292,9 +300,10 @@ def main() -> None:
 
 
 def import_everything() -> None:
-    """Once, before the forks. And small pieces, so that little text has many."""
+    """Once, before the forks. And small pieces, so that little text has many; and pictures of no size."""
     import matplotlib.pyplot  # noqa: F401
     import torch
+    from matplotlib.figure import Figure
 
     from gptworks.commands import finetune, instruct, prepare, pretrain  # noqa: F401
     from gptworks.data import pieces
@@ -304,6 +313,15 @@ def import_everything() -> None:
 
     torch.set_num_threads(1)
     pieces.PIECE_BYTES = 4000
+    Figure.savefig = _picture  # type: ignore[method-assign]
+
+
+def _picture(_: object, to: Any, **__: object) -> None:
+    """In the place of drawing one."""
+    if isinstance(to, str | os.PathLike):
+        Path(to).write_bytes(b"<svg></svg> IEND\xaeB`\x82")
+    else:
+        to.write("<svg></svg>" if isinstance(to, io.TextIOBase) else b"<svg></svg>")
 
 
 if __name__ == "__main__":

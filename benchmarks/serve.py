@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of a text")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
+    parser.add_argument("--name", default="serve", help="of the result's file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -229,7 +230,7 @@ def main() -> None:
                 row["speed_ratio"] = row["tokens_per_second"] / max(others) if others else 1.0
             show(clients, rows)
             table[f"{clients} clients"] = rows
-            file = machine.write("serve", facts | {"table": table}, options.out)
+            file = machine.write(options.name, facts | {"table": table}, options.out)
     print(file)
     if any("failed" in row for rows in table.values() for row in rows.values()):
         raise SystemExit(1)

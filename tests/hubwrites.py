@@ -24,7 +24,11 @@ TOKEN = "hf_loopback"
 PART = 100_000
 """Bytes above which an object is asked for in parts of so many."""
 
-LARGE = re.compile(r".*\.(safetensors|bin|gguf|onnx)")
+LARGE = re.compile(r".*\.(safetensors|bin|gguf|onnx|parquet)")
+"""What Git LFS keeps."""
+
+CUT, SLOW = 1, 2
+"""In place of a status, of what is read: half of the body and then nothing; an answer `Faults.delay` seconds late."""
 
 
 @dataclass
@@ -33,8 +37,13 @@ class Faults:
 
     statuses: dict[str, list[int]] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    """Repositories whose files are for those who have a token, and are known to have accepted some terms."""
+    delay: float = 1.0
     asked: list[tuple[str, str]] = field(default_factory=list)
     """(method, path) of every request that writes."""
+    read: list[tuple[str, str, str]] = field(default_factory=list)
+    """(method, path, range) of every request that reads."""
 
     def next(self, path: str) -> int | None:
         for pattern, statuses in self.statuses.items():

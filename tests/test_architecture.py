@@ -11,7 +11,7 @@ import gptworks
 ROOT = Path(gptworks.__file__).parent
 FLOORS = [
     {"errors"},
-    {"recipe"},
+    {"recipe", "hub"},
     {"recipefile", "runs", "world", "text"},
     {"data", "model"},
     {"train", "generate"},
@@ -22,7 +22,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-"""errors and recipe are below everything; the rest is DESIGN's list of floors."""
+"""errors, recipe and hub are below everything; the rest is DESIGN's list of floors."""
 
 
 def modules() -> dict[str, Path]:

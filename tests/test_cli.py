@@ -44,6 +44,12 @@ def test_a_bad_recipe_is_refused_in_one_line_that_names_key_file_and_way_out(tmp
     [
         (["pretrain", "--model.n-layers", "3"], "Did you mean --model.n-layer?"),
         (["pretrain", "--data", "x", "--out", "run", "late.toml"], "late.toml comes too late"),
+        (
+            ["pretrain", "--batch_size=12"],
+            "--batch_size. Here it is --train.batch-tokens or --train.micro-batch.",
+        ),
+        (["pretrain", "--train.learning-rate", "1"], "--train.learning-rate. Here it is --optim.lr."),
+        (["generate", "x", "--max-new-tokens", "1"], "--max-new-tokens. Here it is --max-tokens."),
         (["pretrian"], 'Did you mean "pretrain"?'),
         (["pretrain", "nothere.toml"], "there is no recipe nothere.toml"),
         (["pretrain", "--train.micro-batch", "many"], "--train.micro-batch"),
@@ -63,7 +69,7 @@ def test_flags_beat_the_file_and_the_file_beats_defaults(tmp_path, monkeypatch):
     import gptworks.commands.pretrain as verb
 
     seen = []
-    monkeypatch.setattr(verb, "train_run", lambda recipe, resume: seen.append((recipe, resume)))
+    monkeypatch.setattr(verb, "train_run", lambda recipe, resume, **_: seen.append((recipe, resume)))
     file = tmp_path / "r.toml"
     file.write_text(
         'data = "d"\nout = "o"\n[model]\nn_layer = 3\nn_head = 2\n[prepare]\nsources = ["x"]\n[optim]\nlr = 1\n'
@@ -82,7 +88,7 @@ def test_resuming_without_a_recipe_takes_the_runs_own(tmp_path, monkeypatch):
     import gptworks.commands.pretrain as verb
 
     seen = []
-    monkeypatch.setattr(verb, "train_run", lambda recipe, resume: seen.append(recipe))
+    monkeypatch.setattr(verb, "train_run", lambda recipe, **_: seen.append(recipe))
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.toml").write_text(f'data = "d"\nout = "{run}"\n[train]\nmax_steps = 7\n')

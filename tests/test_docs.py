@@ -1,5 +1,6 @@
 """Every command in the guides runs (```bash) or at least parses (```sh); what is generated is fresh."""
 
+import dataclasses
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 from gptworks.cli import build, main
+from gptworks.recipe import Recipe
 from gptworks.recipefile import load
 from tests.glue import official
 
@@ -35,6 +37,7 @@ GUIDES = [
     "sharing.md",
     "glue.md",
     "planning.md",
+    "recipes.md",
 ]
 
 
@@ -60,6 +63,7 @@ def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
         json.dumps({"text": "he took the cup and drank from the cup"}) + "\n"
     )
     official.write(tmp_path / "GLUE", ("wnli",), whole=True)
+    (tmp_path / "recipes").symlink_to(repository / "recipes")
     monkeypatch.chdir(tmp_path)
     ran = 0
     for words in commands((repository / "docs" / name).read_text(), "bash"):
@@ -96,11 +100,45 @@ def test_commands_that_are_only_shown_parse(repository):
             if "gptworks" not in words:
                 continue
             argv = words[words.index("gptworks") + 1 :]
-            for recipe in [word for word in argv if word.endswith(".toml")]:
+            for recipe in [word for word in argv if word.startswith("recipes/")]:
                 load(repository / recipe)
-            build().parse_args(
-                [word for word in argv if not word.endswith(".toml")], exit_on_error=False, print_error=False
-            )
+            flags = [
+                word
+                for before, word in zip(["", *argv], argv, strict=False)
+                if before == "--out" or not word.endswith(".toml")
+            ]
+            build().parse_args(flags, exit_on_error=False, print_error=False)
+
+
+def test_every_option_that_coming_from_names_is_there(repository):
+    """In the columns that say what something is called here."""
+    app, fields, flags = build(), set(), set()
+    for table in dataclasses.fields(Recipe):
+        kind = table.default_factory
+        if dataclasses.is_dataclass(kind):
+            fields |= {f"{table.name}.{field.name}" for field in dataclasses.fields(kind)}
+    for path in VERBS:
+        command = app
+        for word in path.split():
+            command = command[word]
+        flags |= {name for argument in command.assemble_argument_collection() for name in argument.names}
+    text = (repository / "docs" / "coming-from.md").read_text()
+    cells = [line.split(" | ", 1)[1] for line in text.splitlines() if line.startswith("| ")]
+    spans = {span for cell in cells for span in re.findall(r"`([^`]+)`", cell)}
+    words = {word for span in spans for word in span.split() if not span.startswith("torchrun")}
+    unknown = [word for word in words if word.startswith("--") and word not in flags]
+    unknown += [
+        span for span in spans if re.fullmatch(r"[a-z]+\.[a-z_]+", span) and span not in fields | FILES
+    ]
+    assert not unknown
+    assert len(words & flags) > 40
+
+
+VERBS = [
+    "prepare", "tokenizer train", "pretrain", "finetune classify", "finetune instruct", "generate", "evaluate", "judge",
+    "glue", "export", "import-config",
+]  # fmt: skip
+FILES = {"metrics.jsonl", "report.html", "tokenizer.json"}
 
 
 def test_links_between_guides_lead_somewhere(repository):

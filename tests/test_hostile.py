@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from gptworks import recipefile, runs
 from gptworks.data.dataset import Dataset, fingerprint
@@ -24,12 +26,17 @@ from gptworks.data.shards import map_tokens, open_shard
 from gptworks.errors import DataError, UserError
 from gptworks.model import adapter, checkpoint, classifier
 from gptworks.text.tokenizer import Tokenizer
+from gptworks.train import saving
 from tests.model.test_lora import tiny
+from tests.train.test_precision import trained
+
+TRIES = int(os.environ.get("HOSTILE_TRIES", "25"))
+"""Of each reader; more than these are others each time."""
 
 FEW = settings(
-    max_examples=25,
+    max_examples=TRIES,
     deadline=None,
-    derandomize=True,
+    derandomize=TRIES == 25,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 harm = st.lists(
@@ -237,6 +244,42 @@ def test_a_config_that_says_something_else(copy, place, by, name):
     read_model(folder, name)
 
 
+STRANGE = [
+    ("model", "config.json", {"model_type": []}),
+    ("model", "config.json", {"model_type": "a" * 5000}),
+    ("model", "config.json", {"activation_function": "a" * 5000}),
+    ("model", "config.json", {"scale_attn_weights": "a" * 5000}),
+    ("classifier", "config.json", {"id2label": ["ham", "spam"]}),
+    ("adapter", "adapter_config.json", {"base_model_name_or_path": 3}),
+    ("adapter", "adapter_config.json", {"base_model_name_or_path": "a" * 5000}),
+    ("adapter", "adapter_config.json", {"lora_alpha": "much"}),
+    ("adapter", "adapter_config.json", {"lora_dropout": 2}),
+    ("adapter", "adapter_config.json", {"use_dora": "a" * 5000}),
+    ("adapter", "gptworks.json", {"base_fingerprint": []}),
+    ("adapter", "gptworks.json", {"labels": [1]}),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "changes"), STRANGE)
+def test_values_of_other_kinds_are_refused_or_left_alone(copy, name, file, changes):
+    folder = copy(name)
+    said = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(said | changes))
+    read_model(folder, name)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0), (2, 2, 2)])
+@pytest.mark.parametrize("name", ["model", "classifier", "adapter"])
+def test_tensors_of_other_shapes_are_refused(copy, name, shape):
+    folder = copy(name)
+    (file,) = folder.glob("*.safetensors")
+    whole = load_file(file)
+    for key in {next(iter(whole)), next(reversed(whole)), *(key for key in whole if key.startswith("score"))}:
+        save_file(whole | {key: torch.zeros(shape)}, file)
+        load = classifier.load if name == "classifier" else checkpoint.load
+        assert isinstance(answers(load, folder), UserError)
+
+
 @FEW
 @given(place=st.integers(0, 999), by=odd)
 def test_safetensors_whose_header_lies(copy, place, by):
@@ -348,6 +391,48 @@ def test_a_run_s_checkpoint_with_damaged_files_is_damaged(tmp_path, how, number)
     if file.name != "complete.json" and file.read_bytes() != before:
         assert good is None
         assert list(passed) == [final]
+
+
+@pytest.fixture(scope="module")
+def half_trained(tmp_path_factory, byte_tokenizer):
+    """A trainer after two steps, and the checkpoint of that."""
+    trainer, _ = trained("fp16", 2)
+    trainer.watch.limit = 6.0
+    run = tmp_path_factory.mktemp("run")
+    (run / "metrics.jsonl").touch()
+    progress = saving.Progress(2, 0.5, 18, 1.0, 3.0, None, False, 0)
+    return trainer, saving.save(run, trainer, byte_tokenizer, progress)
+
+
+@FEW
+@given(place=st.integers(0, 999), by=odd)
+def test_a_state_to_go_on_from_that_says_something_else(half_trained, place, by):
+    """Its checksum is right: a stranger can make one, too."""
+    trainer, folder = half_trained
+    file = folder / runs.STATE
+    whole = file.read_text()
+    try:
+        file.write_text(json.dumps(replaced(json.loads(whole), place, by)))
+        answers(runs.checkpoints, folder.parent.parent)
+        answers(runs.newest_good, folder.parent.parent)
+        if not isinstance(answers(saving.load, folder, trainer), UserError):
+            assert trainer.step >= 0
+            assert trainer.micro_batch >= 1
+    finally:
+        file.write_text(whole)
+
+
+@FEW
+@given(how=harm)
+def test_an_optimizer_s_state_with_damaged_bytes(half_trained, how):
+    trainer, folder = half_trained
+    file = folder / "trainer" / "optimizer.safetensors"
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(harmed(whole, how))
+        answers(saving.load, folder, trainer)
+    finally:
+        file.write_bytes(whole)
 
 
 @pytest.mark.parametrize("name", ["../../../outside", "/etc/hostname"])

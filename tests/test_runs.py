@@ -1,5 +1,7 @@
 """Run folders: what is on the disk, in which order."""
 
+import json
+import math
 import os
 from pathlib import Path
 
@@ -85,3 +87,41 @@ def test_a_checkpoint_in_the_place_of_another_is_never_half_of_each(tmp_path, mo
     with pytest.raises(ZeroDivisionError):
         runs.finish(draft(tmp_path), final)
     assert seen == [False]
+
+
+def checkpoint(run, step, val_loss=None):
+    folder = run / "checkpoints" / f".draft-{step}"
+    (folder / "trainer").mkdir(parents=True)
+    (folder / "trainer" / "state.json").write_text(
+        json.dumps({"step": step, "epoch": step / 10, "val_loss": val_loss})
+    )
+    runs.finish(folder, run / "checkpoints" / runs.step_name(step))
+
+
+def test_the_newest_is_the_one_with_most_steps_however_many_digits_they_have(tmp_path):
+    for step in (999_999, 1_000_000, 5):
+        checkpoint(tmp_path, step)
+    assert runs.newest_good(tmp_path)[0].step == 1_000_000
+    assert runs.find_checkpoint(tmp_path).name == "step-1000000"
+
+
+def test_any_loss_is_better_than_none_and_than_one_that_is_no_number(tmp_path):
+    for step, val_loss in ((1, None), (2, math.nan), (3, 5.0), (4, 0.0), (5, 2.0)):
+        checkpoint(tmp_path, step, val_loss)
+        if step == 3:
+            assert runs.find_checkpoint(tmp_path, "best").name == "step-000003"
+    assert runs.find_checkpoint(tmp_path, "best").name == "step-000004"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"step": "1", "epoch": 0}', '{"epoch": 1.0}', "[" * 200_000])
+def test_a_state_that_is_none_makes_no_checkpoint_even_with_its_checksum(tmp_path, text):
+    checkpoint(tmp_path, 1)
+    checkpoint(tmp_path, 2)
+    state = tmp_path / "checkpoints" / "step-000002" / runs.STATE
+    state.write_text(text)
+    marker = {"sha256": {runs.STATE: runs.checksum(state)}}
+    (state.parent.parent / runs.MARKER).write_text(json.dumps(marker))
+    good, passed = runs.newest_good(tmp_path)
+    assert good.step == 1
+    assert [path.name for path in passed] == ["step-000002"]
+    assert [one.step for one in runs.checkpoints(tmp_path)] == [1]

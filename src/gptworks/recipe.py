@@ -275,7 +275,7 @@ class SaveOptions:
     every_epochs: NonNegativeFloat = 0.0
     """Also save at multiples of this many epochs (0.1 works), found again as RUN@epoch-0.1; these are kept."""
     until_epoch: Positive | None = None
-    """Stop the every_epochs checkpoints after this epoch."""
+    """After this epoch, fractions of epochs are no longer saved: whole ones are."""
     at_start: bool = False
     """Also save the untrained model: RUN@step-0."""
     best: bool = True
@@ -322,8 +322,8 @@ class PrepareOptions:
     """From texts to a Dataset."""
 
     sources: tuple[str, ...] = ()
-    """Files, folders, `python` (the installed Python's own text) or hf:OWNER/NAME[:CONFIG]. Formats by name or content:
-    .txt .md source code, .jsonl[.gz|.zst], .parquet, .csv, token shards (.bin)."""
+    """Files, folders, `python` (the installed Python's own text) or hf:OWNER/NAME[:CONFIG][@REVISION]. Formats by
+    name or content: .txt .md source code, .jsonl[.gz|.zst], .parquet, .csv, token shards (.bin)."""
     weights: tuple[Positive, ...] = ()
     """One per source: 0.5 takes half of its documents (by hash), 2 takes each twice. Default: 1 each."""
     text_key: str = "text"

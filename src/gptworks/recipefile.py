@@ -8,11 +8,45 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
 from gptworks.errors import ConfigError
 from gptworks.recipe import Recipe
+
+ELSEWHERE = {
+    "accumulation-steps": "--batch --train.batch-tokens",
+    "batch-size": "--batch --train.batch-tokens --train.micro-batch",
+    "block-size": "--model.context --max-tokens",
+    "checkpoint-path": "--out",
+    "data-dir": "--data --sources",
+    "dataset": "--data --sources",
+    "dropout": "--model.dropout --train.dropout",
+    "dtype": "--train.precision --precision",
+    "epochs": "--train.epochs",
+    "eval-interval": "--eval.every",
+    "eval-iters": "--eval.tokens",
+    "gradient-accumulation-steps": "--batch --train.batch-tokens",
+    "init-from": "--base --model --resume",
+    "learning-rate": "--optim.lr",
+    "lr": "--optim.lr",
+    "max-iters": "--train.max-steps",
+    "max-new-tokens": "--max-tokens",
+    "max-steps": "--train.max-steps",
+    "min-lr": "--optim.final-lr",
+    "num-epochs": "--train.epochs",
+    "num-samples": "--samples",
+    "num-train-epochs": "--train.epochs",
+    "out-dir": "--out",
+    "output-dir": "--out",
+    "per-device-train-batch-size": "--batch --train.batch-tokens --train.micro-batch",
+    "save-steps": "--save.every",
+    "seed": "--train.seed",
+    "start": "--prompt",
+    "warmup-iters": "--optim.warmup-steps",
+    "warmup-steps": "--optim.warmup-steps",
+}
+"""What options are called in nanoGPT, transformers and others, and here; a command has some of these."""
 
 KINDS = {field.name: field.type for field in dataclasses.fields(Recipe)}
 
@@ -80,12 +114,25 @@ def layer(given: dict[str, Any], file: Path, verb: str = "") -> Dict:
 
 
 def one_line(error: CycloptsError) -> str:
-    """cyclopts' refusal as one line that names the option."""
+    """cyclopts' refusal as one line that names the option; and what it is called here, if it is known elsewhere."""
+    if (
+        isinstance(error, UnknownOptionError)
+        and error.token.source == "cli"
+        and (here := _called_here(error))
+    ):
+        word = (error.token.keyword or error.token.value or "").partition("=")[0]
+        return f"Unknown option: {word}. Here it is {here}."
     text = re.sub(r"\[(\w+)\]\[(\w+)\]", r"[\1] \2", str(error))
     argument = getattr(error, "argument", None)
     if argument is not None and argument.name.lstrip("-") not in text and "[" not in text:
         text = f"{argument.name}: {text}"
     return " ".join(text.split())
+
+
+def _called_here(error: UnknownOptionError) -> str:
+    word = (error.token.keyword or error.token.value or "").partition("=")[0].lstrip("-").replace("_", "-")
+    have = {name for argument in error.argument_collection for name in argument.names}
+    return " or ".join(name for name in ELSEWHERE.get(word.rpartition(".")[2], "").split() if name in have)
 
 
 def as_tables(value: Any) -> Any:

@@ -14,6 +14,7 @@ every other file. No torch here: plots and pages read a Run without it.
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -51,19 +52,34 @@ def checkpoints(run: Path) -> list[Checkpoint]:
     for folder in _finished(run):
         try:
             found.append(_read(folder))
-        except (OSError, ValueError, KeyError, TypeError):
+        except CheckpointError:
             continue  # damaged: newest_good says so before anything is lost
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
+def best(have: list[Checkpoint]) -> Checkpoint | None:
+    """The one with the lowest validation loss, the first of several; None where none was measured."""
+    measured = [(one.val_loss, one) for one in have if one.val_loss is not None]
+    lowest = min(measured, key=lambda pair: (math.isnan(pair[0]), pair[0]), default=None)
+    return lowest and lowest[1]
+
+
 def _finished(run: Path) -> list[Path]:
-    return sorted(path.parent.parent for path in (run / "checkpoints").glob(f"step-*/{MARKER}"))
+    found = (path.parent.parent for path in (run / "checkpoints").glob(f"step-*/{MARKER}"))
+    return sorted(
+        found, key=lambda folder: (len(folder.name), folder.name)
+    )  # step-1000000 is after step-999999
 
 
 def _read(folder: Path) -> Checkpoint:
-    facts = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    kept, sound = facts.get("kept", False), not facts.get("non_finite")
-    return Checkpoint(folder, facts["step"], facts["epoch"], facts.get("val_loss"), kept, sound)
+    try:
+        facts = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        numbers = facts["step"], facts["epoch"], facts.get("val_loss")
+        if type(numbers[0]) is int and all(isinstance(number, int | float | None) for number in numbers[1:]):
+            return Checkpoint(folder, *numbers, bool(facts.get("kept")), not facts.get("non_finite"))
+        raise TypeError(f"{numbers!r:.80}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{STATE} cannot be read ({error!s:.80})") from None
 
 
 def is_run(path: Path) -> bool:
@@ -85,12 +101,11 @@ def find_checkpoint(run: Path, which: str | None = None) -> Path:
     if which is None:
         return have[-1].path
     if which == "best":
-        measured = [checkpoint for checkpoint in have if checkpoint.val_loss is not None]
-        if not measured:
+        if (lowest := best(have)) is None:
             raise CheckpointError(
                 f"{run} has no checkpoint with a validation loss, so {run}@best does not exist"
             )
-        return min(measured, key=lambda checkpoint: checkpoint.val_loss or 0.0).path
+        return lowest.path
     kind, _, number = which.partition("-")
     try:
         wanted = float(number)
@@ -199,7 +214,10 @@ def newest_good(run: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
     passed = {}
     for folder in reversed(_finished(run)):
         if (wrong := damage(folder)) is None:
-            return _read(folder), passed
+            try:
+                return _read(folder), passed
+            except CheckpointError as error:
+                wrong = str(error)
         passed[folder] = f"{folder.name} is damaged: {wrong}"
     return None, passed
 

@@ -5,6 +5,7 @@ import pytest
 from tests.evaluate.conftest import HELLASWAG
 
 
+@pytest.mark.slow  # lm-eval, in fresh interpreters
 def test_both_choose_the_same_answers(benchmark, byte_tokenizer, tmp_path):
     byte_tokenizer.save(tmp_path / "bytes")
     (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HELLASWAG))

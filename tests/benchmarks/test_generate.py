@@ -1,6 +1,7 @@
 import pytest
 
 
+@pytest.mark.slow  # fresh interpreters with transformers
 def test_generation_is_of_the_same_weights(benchmark):
     tiny = ["--n-layer", "1", "--vocab-size", "300", "--samples", "2", "--tokens", "8"]
     result = benchmark("generate.py", *tiny, "--seconds", "0.1", "--rounds", "1", "--dtypes", "fp32")

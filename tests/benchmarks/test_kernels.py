@@ -1,3 +1,7 @@
+import pytest
+
+
+@pytest.mark.slow  # a profiler
 def test_kernels_of_a_step(benchmark):
     result = benchmark("kernels.py", "--size", "tiny")
     times = [row["milliseconds"] for row in result["kernels"]]

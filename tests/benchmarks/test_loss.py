@@ -20,6 +20,7 @@ tokens = 256
 """
 
 
+@pytest.mark.slow  # two trainings
 def test_loss_of_two_recipes_on_one_dataset(benchmark, corpus, byte_tokenizer, tmp_path):
     options = PrepareOptions(sources=(str(corpus),), val_fraction=0.1, workers=1)
     dataset = prepare(options, byte_tokenizer, tmp_path / "set")

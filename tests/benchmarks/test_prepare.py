@@ -1,6 +1,7 @@
 import pytest
 
 
+@pytest.mark.slow  # datasets and its workers
 def test_preparing_beside_tiktoken_and_datasets(benchmark, corpus, byte_tokenizer, tmp_path):
     pytest.importorskip("datasets")
     byte_tokenizer.save(tmp_path / "bytes")

@@ -1,3 +1,7 @@
+import pytest
+
+
+@pytest.mark.slow  # two servers
 def test_the_server_and_transformers_answer_the_same_requests(benchmark):
     tiny = ["--n-layer", "1", "--vocab-size", "300", "--clients", "3", "--requests", "2", "--tokens", "4"]
     result = benchmark("serve.py", *tiny, "--rounds", "1")

@@ -23,6 +23,7 @@ def make(size, ids):
 """
 
 
+@pytest.mark.slow  # a fresh interpreter each
 def test_ours_and_an_outsider_are_in_one_table(benchmark, tmp_path):
     (tmp_path / "outsider.py").write_text(OUTSIDER)
     result = benchmark("train.py", *QUICK, "--contenders", "gptworks", "--adapter", "embedding=outsider:make")
@@ -50,7 +51,8 @@ def flops_per_token() -> int:
     return 6 * n + 12 * 2 * 32 * 32
 
 
-@pytest.mark.parametrize("contender", ["transformers", pytest.param("trainer", marks=pytest.mark.slow)])
+@pytest.mark.slow  # a fresh interpreter each
+@pytest.mark.parametrize("contender", ["transformers", "trainer"])
 def test_transformers_is_what_ratios_are_quoted_against(benchmark, contender: str):
     row = benchmark("train.py", *QUICK, "--contenders", contender)["table"]["tiny"][contender]
     assert row.keys() >= STEP

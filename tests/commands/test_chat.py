@@ -114,6 +114,11 @@ def test_settings_change_what_is_said(folders, monkeypatch, capsys):
     assert "(temperature is 1.5)" in err
 
 
+def test_with_fewer_bits_it_answers_all_the_same(folders, monkeypatch, capsys):
+    out, _ = piped(monkeypatch, capsys, folders["taught"], ["/set repetition_penalty 1.1", "one"], "--int8")
+    assert len(out.strip("\n")) == 12
+
+
 def test_regenerate_answers_the_same_question_otherwise(folders, monkeypatch, capsys, tmp_path):
     lines = [
         "one",

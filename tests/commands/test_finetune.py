@@ -150,9 +150,15 @@ def test_sigkill_anywhere_loses_nothing(base, data, straight, kind, tmp_path):
 
 
 def test_a_finished_run_resumes_to_itself(straight):
-    before = tensors(straight)
+    before, memory = tensors(straight), straight / "results" / "memory.json"
+    measured = memory.read_text()
     assert gptworks(f"finetune classify --out {straight} --resume") == 0
     assert all(torch.equal(tensors(straight)[name], before[name]) for name in before)
+    assert memory.read_text() == measured
+    memory.unlink()  # as if killed between the last save and this
+    assert gptworks(f"finetune classify --out {straight} --resume") == 0
+    assert json.loads(memory.read_text())["estimated"] == json.loads(measured)["estimated"]
+    memory.write_text(measured)
 
 
 def test_classify_says_what_the_model_says(straight, capsys, tmp_path, byte_tokenizer):
@@ -293,6 +299,9 @@ def test_an_adapter_beside_another_base_is_refused_and_both_are_named(
     file = folder / "adapter_config.json"
     was = json.loads(file.read_text())["base_model_name_or_path"]
     file.write_text(file.read_text().replace(was, str(other)))
+    assert gptworks(f"classify {folder} --text x") == 2
+    assert "does not match its checksum" in capsys.readouterr().err
+    (folder / runs.MARKER).unlink()
     assert gptworks(f"classify {folder} --text x") == 2
     assert f"{folder} is an adapter for {other}" in capsys.readouterr().err
 

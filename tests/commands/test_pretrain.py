@@ -295,6 +295,28 @@ def test_old_checkpoints_go_and_the_best_and_kept_stay(dataset, tmp_path):
     assert have == {30, 60, best}
 
 
+def test_a_kill_between_the_last_save_and_what_it_makes_superfluous_leaves_nothing_more(
+    dataset, tmp_path, monkeypatch
+):
+    from gptworks.train import saving
+
+    few = ["--train.max-steps", "8", "--save.every", "2", "--save.keep", "2", "--save.no-best"]
+    few += ["--eval.every", "0"]
+    run, prune = tmp_path / "run", saving.prune
+
+    def killed(run, keep, keep_every):
+        if (run / "checkpoints" / "step-000008").exists():
+            raise KeyboardInterrupt
+        prune(run, keep, keep_every)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(saving, "prune", killed)
+        assert pretrain(dataset, run, *few) == 130
+    assert [one.step for one in runs.checkpoints(run)] == [4, 6, 8]
+    assert pretrain(dataset, run, *few, "--resume") == 0
+    assert [one.step for one in runs.checkpoints(run)] == [6, 8]
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over_and_said(dataset, tmp_path, capfd):
     run = tmp_path / "run"
     assert pretrain(dataset, run, "--save.keep", "5") == 0
@@ -639,17 +661,16 @@ def test_all_differences_are_shown_and_grave_ones_are_made_if_told(dataset, tmp_
 
 
 def test_a_run_whose_disk_is_taken_away_writes_nowhere_else(dataset, tmp_path, capfd, monkeypatch):
-    from gptworks.train import saving
+    from gptworks.train.trainer import Trainer
 
-    run, begin, calls = tmp_path / "run", saving.begin, []
+    run, step = tmp_path / "run", Trainer.train_step
 
-    def gone(*given):
-        calls.append(1)
-        if len(calls) == 2:
+    def gone(self, batches):
+        if self.step == 9:
             run.rename(tmp_path / "elsewhere")
-        return begin(*given)
+        return step(self, batches)
 
-    monkeypatch.setattr(saving, "begin", gone)
+    monkeypatch.setattr(Trainer, "train_step", gone)
     assert pretrain(dataset, run) == 2
     assert "is not there any more: was its disk taken away?" in capfd.readouterr().err
     assert not run.exists()
@@ -679,6 +700,27 @@ def test_a_scheduler_s_warning_saves_and_says_so_by_the_exit_status(
     assert_identical(straight, run)
 
 
+def test_a_slow_disk_changes_nothing(dataset, tmp_path, monkeypatch):
+    few = ["--train.max-steps", "8", "--save.every", "4"]
+    assert pretrain(dataset, tmp_path / "fast", *few) == 0
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: time.sleep(0.02) or sync(handle))
+    assert pretrain(dataset, tmp_path / "slow", *few) == 0
+    assert_identical(tmp_path / "fast", tmp_path / "slow")
+
+
+def test_a_damaged_recipe_of_a_run_is_said_and_nothing_goes_on(dataset, tmp_path, capfd):
+    run = tmp_path / "run"
+    few = ["--train.max-steps", "2", "--eval.every", "0"]
+    assert pretrain(dataset, run, *few) == 0
+    mine = tmp_path / "mine.toml"
+    mine.write_text((run / "recipe.toml").read_text())
+    (run / "recipe.toml").write_text("model = ]")
+    for recipe in ("", mine):
+        assert gptworks(f"pretrain {recipe} --out {run} --resume") == 2
+        assert f"{run}/recipe.toml is " in capfd.readouterr().err.strip().splitlines()[-1]
+
+
 def test_two_checkpoints_must_fit_before_a_run_begins(dataset, tmp_path, capfd, monkeypatch):
     import shutil
 
@@ -706,7 +748,10 @@ def test_a_real_disk_that_fills_leaves_every_earlier_checkpoint_whole(straight, 
         assert len(have) > 2
         assert all(runs.damage(one.path) is None for one in have)
         assert not list((disk / "run" / "checkpoints").glob(".draft*"))
-        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=200m,ro", str(disk)], check=True)
+        assert pretrain(dataset, disk / "run", *many, "--resume") == 2
+        assert "Read-only file system" in capfd.readouterr().err.strip().splitlines()[-1]
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         assert pretrain(dataset, disk / "run", *many, "--resume") == 0
         assert_identical(straight, disk / "run")
     finally:

@@ -132,6 +132,12 @@ def test_tries_go_on_with_their_own_data_only(three, base, data, tmp_path, capsy
     assert "was begun with optim.lr = 0.003, not 1.0" in capsys.readouterr().err
 
 
+def test_two_processes_do_not_share_a_folder_of_tries(three, capsys):
+    with runs.locked(three):
+        assert gptworks(f"finetune classify --out {three} --resume") == 2
+    assert "is in use by process" in capsys.readouterr().err
+
+
 def test_a_score_that_is_not_defined_never_wins(tmp_path):
     for number, value in enumerate((0.2, None, 0.7, float("nan")), 1):
         file = tmp_path / f"tries/{number}/results/classify-val.json"

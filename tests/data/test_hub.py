@@ -143,7 +143,9 @@ print(json.dumps(run("out", sources=("hf:someone/texts:body",))))
 print(json.dumps(Path("out").exists()))
 """,
     )
-    assert said[0].startswith("hf:someone/nothing (split train): 404")
+    assert said[0].startswith(
+        "hf:someone/nothing (split train): there is no such dataset on the Hugging Face Hub"
+    )
     assert said[1].startswith(
         "hf:someone/texts:other (split train): BuilderConfig 'other' not found. Available: ["
     )
@@ -158,7 +160,7 @@ def test_nobody_answers(tmp_path, tokenizer):
         pass
     code = 'print(json.dumps(run("out", sources=("hf:someone/texts",))))'
     (said,) = in_child(endpoint, tmp_path, code)
-    assert said.startswith("hf:someone/texts (split train): ")
+    assert said.startswith("hf:someone/texts (split train): the Hub cannot be reached (")
     assert "refused" in said
 
 

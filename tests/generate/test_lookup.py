@@ -2,7 +2,8 @@ import pytest
 
 from gptworks.generate.engine import collect, generate
 from gptworks.generate.lookup import guess
-from gptworks.generate.scheduler import Request, Scheduler
+from gptworks.generate.requests import Request
+from gptworks.generate.scheduler import Scheduler
 from gptworks.generate.settings import GenerateSettings
 from tests.model.test_lora import FAMILIES, tiny
 

@@ -5,7 +5,8 @@ import torch
 
 from gptworks.generate import continuation
 from gptworks.generate.engine import Sample, collect, generate
-from gptworks.generate.scheduler import Piece, Request, Scheduler
+from gptworks.generate.requests import Piece, Request
+from gptworks.generate.scheduler import Scheduler
 from gptworks.generate.settings import GenerateSettings
 from tests.conftest import CONTEXT
 from tests.model.test_lora import FAMILIES, tiny

@@ -85,8 +85,9 @@ def test_a_hub_id_is_downloaded_once_and_kept(tmp_path: Path):
         "['config.json', 'model.safetensors']",
         "['config.json', 'merges.txt', 'pytorch_model.bin', 'vocab.json']",
         "someone/empty on the Hugging Face Hub is no model: it has no config.json",
-        "someone/absent is neither a folder here nor a model on the Hugging Face Hub",
+        "someone/absent: no folder here, and there is no such model on the Hugging Face Hub: check OWNER/NAME; "
+        + "if it is private, set HF_TOKEN",
     ]
     gone = ask(endpoint, tmp_path, "someone/new", "someone/absent")
     assert gone[0] == said[0]
-    assert "someone/absent is no folder here, and the Hugging Face Hub cannot be asked: " in gone[1]
+    assert "someone/absent: no folder here, and the Hub cannot be reached (" in gone[1]

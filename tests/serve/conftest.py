@@ -77,7 +77,7 @@ class Running:
     app: FastAPI
     server: Server
 
-    def wait(self, condition, seconds: float = 10.0) -> None:
+    def wait(self, condition, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "it did not come to that"

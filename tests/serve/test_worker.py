@@ -2,9 +2,7 @@
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor as threads
-from contextlib import contextmanager
 
 import httpx2
 import pytest
@@ -15,18 +13,29 @@ from tests.serve.conftest import serving
 LONG = {"model": "base", "prompt": "a", "max_tokens": 200, "seed": 1}
 
 
-@contextmanager
-def slow(server, seconds: float = 0.02):
-    """A model whose steps take their time."""
+class Gate:
+    """Lets a model take so many steps, and all of them once it is open."""
+
+    def __init__(self, worker, steps: int) -> None:
+        self.steps, self.free = steps, threading.Event()
+        step = worker.scheduler.step
+
+        def wait():
+            if not self.steps and not self.free.wait(0.002):
+                return []
+            self.steps = max(0, self.steps - 1)
+            return step()
+
+        worker.scheduler.step = wait
+
+    def open(self) -> None:
+        self.free.set()
+
+
+def held(server, steps: int = 2):
+    """The worker of a model that takes no more than these steps, and the gate: texts stay under way until it opens."""
     worker = server.app.state.models["base"].worker
-    step = worker.scheduler.step
-
-    def slowly():
-        time.sleep(seconds)
-        return step()
-
-    worker.scheduler.step = slowly
-    yield worker
+    return worker, Gate(worker, steps)
 
 
 def post(url: str, body: dict, **more) -> httpx2.Response:
@@ -34,30 +43,36 @@ def post(url: str, body: dict, **more) -> httpx2.Response:
 
 
 def test_a_client_that_leaves_frees_its_place(base_folder):
-    with serving([base_folder]) as server, slow(server) as worker:
+    with serving([base_folder]) as server:
+        worker, gate = held(server)
         scheduler = worker.scheduler
         with pytest.raises(httpx2.TimeoutException):
             httpx2.post(server.url + "/v1/completions", json=LONG | {"n": 3}, timeout=0.3)
-        server.wait(lambda: worker.prompts == scheduler.running == scheduler.tokens == 0, 3)
+        server.wait(lambda: worker.prompts == scheduler.running == scheduler.tokens == 0)
+        gate.steps = 2
         with httpx2.stream("POST", server.url + "/v1/completions", json=LONG | {"stream": True}) as answer:
             assert next(answer.iter_lines()).startswith("data: ")
             assert scheduler.running == 1
-        server.wait(lambda: worker.prompts == scheduler.running == scheduler.tokens == 0, 3)
+        server.wait(lambda: worker.prompts == scheduler.running == scheduler.tokens == 0)
+        gate.open()
         assert post(server.url, LONG | {"max_tokens": 2}).status_code == 200
 
 
 def test_a_client_that_waits_may_leave_too(base_folder):
-    with serving([base_folder], batch=1) as server, slow(server) as worker, threads() as pool:
+    with serving([base_folder], batch=1) as server, threads() as pool:
+        worker, gate = held(server)
         first = pool.submit(post, server.url, LONG | {"max_tokens": 60})
         server.wait(lambda: worker.scheduler.running == 1)
         with pytest.raises(httpx2.TimeoutException):
             httpx2.post(server.url + "/v1/completions", json=LONG, timeout=0.2)
-        server.wait(lambda: worker.prompts == 1, 2)
+        server.wait(lambda: worker.prompts == 1)
+        gate.open()
         assert first.result().json()["usage"]["completion_tokens"] == 60
 
 
 def test_more_than_may_wait_is_refused(base_folder):
-    with serving([base_folder], batch=1, queue=2) as server, slow(server) as worker, threads() as pool:
+    with serving([base_folder], batch=1, queue=2) as server, threads() as pool:
+        worker, gate = held(server)
         taken = [pool.submit(post, server.url, LONG | {"max_tokens": 40}) for _ in range(3)]
         server.wait(lambda: worker.prompts == 3)
         refused = post(server.url, LONG)
@@ -66,16 +81,18 @@ def test_more_than_may_wait_is_refused(base_folder):
         assert post(server.url, LONG | {"stream": True}).status_code == 429
         many = post(server.url, LONG | {"prompt": ["a"] * 4})
         assert (many.status_code, many.json()["error"]["param"]) == (400, "prompt")
+        gate.open()
         assert [one.result().status_code for one in taken] == [200] * 3
 
 
 def test_a_request_may_take_so_long(base_folder):
-    with serving([base_folder], timeout=0.5) as server, slow(server) as worker:
+    with serving([base_folder], timeout=1.0) as server:
+        worker, _ = held(server)
         late = post(server.url, LONG)
         assert (late.status_code, late.json()["error"]["code"]) == (408, "timeout")
         lines = post(server.url, LONG | {"stream": True}).text.strip().split("\n\n")
         assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "timeout"
-        server.wait(lambda: worker.prompts == 0, 2)
+        server.wait(lambda: worker.prompts == 0)
 
 
 def test_a_request_may_ask_for_so_many_tokens(base_folder):
@@ -86,7 +103,8 @@ def test_a_request_may_ask_for_so_many_tokens(base_folder):
 
 
 def test_told_to_stop_it_finishes_what_is_under_way_and_refuses_the_rest(base_folder):
-    with serving([base_folder], batch=1) as server, slow(server) as worker:
+    with serving([base_folder], batch=1) as server:
+        worker, gate = held(server)
         with threads() as pool, httpx2.Client(base_url=server.url) as client:
             client.get("/healthz")  # a connection that stays open
             under_way = pool.submit(post, server.url, LONG | {"max_tokens": 60})
@@ -97,13 +115,15 @@ def test_told_to_stop_it_finishes_what_is_under_way_and_refuses_the_rest(base_fo
             refused = [client.get("/healthz"), waits.result()]
             assert [one.status_code for one in refused] == [503, 503]
             assert refused[1].json()["error"]["message"] == "The server is shutting down."
+            gate.open()
             assert under_way.result().json()["usage"]["completion_tokens"] == 60
         with pytest.raises(httpx2.TransportError):
             post(server.url, LONG)
 
 
 def test_what_takes_longer_than_the_time_of_grace_is_broken_off_with_a_word(base_folder):
-    with serving([base_folder], grace=0.4) as server, slow(server, 0.05) as worker, threads() as pool:
+    with serving([base_folder], grace=0.4) as server, threads() as pool:
+        worker, _ = held(server)
         whole = pool.submit(post, server.url, LONG)
         stream = pool.submit(post, server.url, LONG | {"stream": True})
         server.wait(lambda: worker.scheduler.running == 2)
@@ -147,7 +167,7 @@ def test_answers_at_once_are_those_of_one_at_a_time(base_folder):
 
 
 @pytest.mark.slow
-def test_under_load_nothing_is_lost_and_memory_stays(base_folder):
+def test_under_load_nothing_is_lost_and_memory_stays(base_folder, record_property):
     """A thousand requests from 32 clients, some of which leave; every answer is that of a quiet server."""
     import psutil
 
@@ -189,5 +209,7 @@ def test_under_load_nothing_is_lost_and_memory_stays(base_folder):
                 used.append(process.memory_info().rss)
         for client in clients:
             client.close()
+        record_property("resident", used)
+        record_property("left", len(lost))
         assert lost
         assert used[-1] - used[0] < 30e6, used

@@ -103,9 +103,7 @@ def test_a_damaged_file_in_tiktokens_cache_is_named(tmp_path: Path):
 
 def test_a_hub_that_cannot_be_reached_is_said(tmp_path: Path):
     (said,) = load_in_child("http://127.0.0.1:9", tmp_path, "someone/model")
-    assert said.startswith(
-        "no tokenizer someone/model here, and the Hugging Face Hub cannot be asked (ConnectError"
-    )
+    assert said.startswith("no tokenizer someone/model here, and the Hub cannot be reached (")
 
 
 @pytest.mark.parametrize(

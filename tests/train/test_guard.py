@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from gptworks.recipe import OptimOptions
 from gptworks.train import guard
 from gptworks.train.guard import (
     LEARNED,
@@ -21,6 +23,11 @@ from gptworks.train.guard import (
     Watch,
     place_in_data,
 )
+from gptworks.train.precision import Precision
+from gptworks.train.trainer import Plan, Trainer
+from gptworks.world import World
+from tests.model.test_lora import tiny
+from tests.train.test_precision import SameRows
 
 CPU = torch.device("cpu")
 
@@ -118,6 +125,31 @@ def test_spikes_are_found_by_the_standard_deviations_that_numpy_gives():
         found.append(judged(watch, *map(float, pair)))
     assert found == wanted
     assert 3 < wanted.count(SPIKE) < 40
+
+
+class NothingRead(TorchDispatchMode):
+    """Fails where a number is read from the device, which would wait for it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16"])
+def test_a_step_is_judged_and_left_out_without_waiting_for_the_device(name):
+    limits = Limits(spike=3.0, spike_window=2)
+    plan = Plan(6, 2, seed=0, precision=Precision(name, CPU), limits=limits)
+    trainer = Trainer(tiny("gpt2"), SameRows(), plan, OptimOptions(lr=1e-2), World(0, 1, CPU))
+    batches, reports = trainer.micro_batches(0), []
+    with NothingRead():
+        for _ in range(4):
+            reports.append(trainer.train_step(batches))
+        trainer.model.head_weight.data.fill_(float("nan"))
+        reports.append(trainer.train_step(batches))
+    assert [int(report.fault) for report in reports] == [LEARNED] * 4 + [NOT_FINITE]
+    assert [int(report.skipped) for report in reports] == [0] * 4 + [1]
+    with pytest.raises(AssertionError), NothingRead():
+        reports[0].loss.item()
 
 
 def test_a_window_comes_back_from_a_checkpoint():

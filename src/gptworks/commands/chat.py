@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from gptworks.errors import CheckpointError, ConfigError, UserError
-from gptworks.generate.settings import GenerateSettings
+from gptworks.generate.settings import GenerateSettings, Int8
 from gptworks.recipefile import one_line
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ HELP = """\
 /quit               leave, as Ctrl-D does
 Ctrl-C stops an answer. A line that ends with \\ goes on in the next; \"\"\" begins and ends several."""
 
-SETTINGS = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop")
+SETTINGS = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
 """What /set sets."""
 
 DEFAULTS = GenerateSettings()
@@ -49,26 +49,23 @@ def chat(
     *,
     system: Annotated[str, Parameter(help="Who the model is to be, in its own words.")] = "",
     settings: Annotated[GenerateSettings, Parameter(name="*")] = DEFAULTS,
+    int8: Int8 = False,
 ) -> None:
     """Talk to a model in the terminal; /help says what else can be typed. From a pipe, a line is a turn."""
     if settings.beams or settings.samples > 1:
         raise ConfigError("chat gives one answer as it comes: leave out --beams and --samples")
     settings.check()
-    from gptworks.export import source
     from gptworks.generate.conversation import Conversation
-    from gptworks.model import checkpoint
-    from gptworks.train.precision import DTYPES
-    from gptworks.world import default_device, fast_dtype
+    from gptworks.generate.loading import matching_tokenizer, open_model
+    from gptworks.model import checkpoint, classifier
 
     folder = checkpoint.resolve(spec)
-    if source.is_classifier(folder):
+    if classifier.is_classifier(folder):
         raise CheckpointError(
             f"{spec} is a classifier, which says no more than classes: ask it with gptworks classify"
         )
-    tokenizer = checkpoint.load_tokenizer(folder)
-    device = default_device()
-    dtype = DTYPES["fp32" if device.type == "cpu" else fast_dtype(device)]
-    model = checkpoint.load(folder, dtype=dtype).to(device)
+    tokenizer = matching_tokenizer(folder, spec)
+    model = open_model(folder, int8=int8)
     conversation = Conversation(tokenizer, model.config.context)
     if system:
         conversation.instruct(system)

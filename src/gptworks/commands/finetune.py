@@ -41,7 +41,8 @@ def classify(
     data: Annotated[
         Path | None,
         Parameter(
-            help="CSV, TSV, JSON, JSONL or Parquet, a zip of one, a folder of splits, or hf:OWNER/NAME[:CONFIG]."
+            help="CSV, TSV, JSON, JSONL or Parquet, a zip of one, a folder of splits, or "
+            "hf:OWNER/NAME[:CONFIG][@REVISION]."
         ),
     ] = None,
     out: Out = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from gptworks.errors import ConfigError
-from gptworks.generate.settings import GenerateSettings
+from gptworks.generate.settings import GenerateSettings, Int8
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,13 +32,7 @@ def generate(
     ] = None,
     input: Annotated[str, Parameter(help="What the instruction is about.")] = "",
     settings: Annotated[GenerateSettings, Parameter(name="*")] = GenerateSettings(),  # noqa: B008 - frozen
-    int8: Annotated[
-        bool,
-        Parameter(
-            negative=(),
-            help="Keep weights in 8 bits: a fourth of the bytes to read for a token; a little is lost.",
-        ),
-    ] = False,
+    int8: Int8 = False,
     stream: Annotated[bool, Parameter(negative=(), help="Print the text as it comes.")] = False,
     json: Annotated[
         bool,
@@ -50,11 +44,11 @@ def generate(
     settings = dataclasses.replace(settings, stop=tuple(_interpret(string) for string in settings.stop))
     settings.check()
     from gptworks.generate import engine
-    from gptworks.generate.loading import open_model
+    from gptworks.generate.loading import matching_tokenizer, open_model
     from gptworks.model import checkpoint
 
     folder = checkpoint.resolve(spec)
-    tokenizer = checkpoint.load_tokenizer(folder)
+    tokenizer = matching_tokenizer(folder, spec)
     asked: str | list[int] = prompt
     if instruction is not None:
         asked, prompt = _as_taught(spec, tokenizer, instruction, input), ""

@@ -214,13 +214,14 @@ def _comments(asked: _Asked, config: Path, out: Path | None) -> list[str]:
     beams = asked.number("inference.beam_size", 6)
     how = f"--beams {beams}" if search == "beam_search" else "--temperature 0"
     docs = asked.number("val.num_of_docs", 10_000)
+    data = asked.text("preprocessing.path_to_store_preprocessed_data", "data/pile")
     lines = [
         f"From {config.name} of algrshn/gpt-pytorch. Its scripts have become",
         "",
         f"  gptworks prepare  {recipe}   # 0_filter, 1_save_tokenizer, 2_tokenize, 3_form_batches, 4_create_val_chunk",
         f"  gptworks pretrain {recipe}   # train.py; --resume goes on where it was stopped",
         f"  gptworks generate {run} --prompt '...' --max-tokens {tokens} {how}",
-        f"  gptworks evaluate {run} --tasks perplexity:FILE --perplexity.average documents "
+        f"  gptworks evaluate {run} --tasks perplexity:{data} --perplexity.average documents "
         f"--perplexity.skip-first {asked.number('train.start_predicting_from_what_token', 8)} --limit {docs}",
         "",
         "Batches are formed anew for every epoch, and computed in bfloat16 where the hardware has it.",

@@ -39,7 +39,7 @@ def instruct(
         Path | None,
         Parameter(
             help="JSON, JSONL, CSV or Parquet with instruction, input and output, or with messages; a zip of one, a "
-            "folder of splits, or hf:OWNER/NAME[:CONFIG]."
+            "folder of splits, or hf:OWNER/NAME[:CONFIG][@REVISION]."
         ),
     ] = None,
     out: Out = None,

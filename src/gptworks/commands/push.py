@@ -64,12 +64,12 @@ def push(
 
 def _facts(spec: str, folder: Path, repo: str, precision: str | None, license: str | None) -> Facts:
     from gptworks import runs
-    from gptworks.export import portable, source
+    from gptworks.export import portable
     from gptworks.export.card import Facts
     from gptworks.model import checkpoint, classifier
 
     tokenizer = checkpoint.load_tokenizer(folder)
-    classes = classifier.load(folder).labels if source.is_classifier(folder) else ()
+    classes = classifier.load(folder).labels if classifier.is_classifier(folder) else ()
     name, _ = runs.split_spec(spec)
     about = _of_run(Path(name), folder) if runs.is_run(Path(name)) else {}
     return Facts(

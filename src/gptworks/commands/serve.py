@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gptworks.errors import ConfigError
+from gptworks.generate.settings import Int8
 from gptworks.serve.settings import ServeSettings
 
 
@@ -20,13 +21,7 @@ def serve(
     /,
     *,
     settings: Annotated[ServeSettings, Parameter(name="*")] = ServeSettings(),  # noqa: B008 - frozen
-    int8: Annotated[
-        bool,
-        Parameter(
-            negative=(),
-            help="Keep weights in 8 bits: a fourth of the bytes to read for a token; a little is lost.",
-        ),
-    ] = False,
+    int8: Int8 = False,
 ) -> None:
     """Serve models to OpenAI's clients, and on a page to try them out."""
     if not models:

@@ -114,7 +114,7 @@ def start_in(
     """`start`, for a process that has joined its world already."""
     from gptworks import runs
     from gptworks.train import record, saving
-    from gptworks.train.session import Session, resume_point
+    from gptworks.train.session import Session
     from gptworks.train.trainer import Trainer
     from gptworks.world import held_memory, peak_memory
 
@@ -132,7 +132,7 @@ def start_in(
     with runs.locked(run, hold=w.main):
         if resume or not trainer.shares.everywhere:
             _on_one_disk(run, w)
-        point = resume_point(run, say, clear=w.main) if resume else None
+        point = saving.resume_point(run, say, clear=w.main) if resume else None
         done = so_far.step if so_far and point else 0
         if w.main and done < job.plan.max_steps:
             size = saving.size_on_disk(trainer, job.duties.adapted)

@@ -85,7 +85,10 @@ def describe(options: PrepareOptions, sources: Sequence[Source], tokenizer: Toke
         "piece_bytes": pieces.PIECE_BYTES,
         "tokenizer": tokenizer.fingerprint,
         "options": chosen | {"val_source": [source.validation for source in sources]},
-        "sources": [{"name": source.name, "identity": source.identity} for source in sources],
+        "sources": [
+            {"name": source.name, "identity": source.identity, **({"hub": source.hub} if source.hub else {})}
+            for source in sources
+        ],
     }
     return json.loads(json.dumps(described))
 

@@ -1,4 +1,4 @@
-"""`hf:OWNER/NAME[:CONFIG]`: a dataset of the Hugging Face Hub, streamed, never downloaded whole.
+"""`hf:OWNER/NAME[:CONFIG][@REVISION]`: a dataset of the Hugging Face Hub, streamed, never downloaded whole.
 
 The revision is looked up once and pinned, so that an interrupted `prepare` cannot go on with another one; and
 the stream's own state is kept with every piece, so that it goes on in the middle.
@@ -14,6 +14,7 @@ from gptworks.data.readings import column
 from gptworks.data.records import Document, Keys, from_record
 from gptworks.data.tables import Columns, Table
 from gptworks.errors import DataError
+from gptworks.hub import first_line, meaning
 
 ROWS = 256
 """Rows asked for at a time; a stream's state is known only between them."""
@@ -23,13 +24,23 @@ LIBRARIES = ("datasets", "huggingface_hub", "httpx", "requests", "aiohttp", "fss
 State = dict[str, Any]
 
 
-def pin(name: str, split: str) -> str:
-    """What a source's name stands for, down to the revision.
+def parts(name: str) -> tuple[str, str | None, str | None]:
+    """Repository, configuration and revision that a name says."""
+    named, _, revision = name.removeprefix("hf:").partition("@")
+    repository, _, configuration = named.partition(":")
+    return repository, configuration or None, revision or None
+
+
+def pin(name: str, split: str, begun: str = "") -> str:
+    """What a source's name stands for, down to the revision: that of `begun`, an earlier answer to the same question.
 
     Raises:
         DataError: there is no such dataset, configuration or split, or nobody answers.
     """
-    repository, _, configuration = name.removeprefix("hf:").partition(":")
+    repository, configuration, revision = parts(name)
+    asked = {"repository": repository, "configuration": configuration, "split": split}
+    if begun and json.loads(begun) == asked | {"revision": json.loads(begun)["revision"]}:
+        return begun
     try:
         import datasets
         from huggingface_hub import HfApi
@@ -38,28 +49,24 @@ def pin(name: str, split: str) -> str:
 
     datasets.disable_progress_bars()
     with in_one_line(f"{name} (split {split})"):
-        pinned = {
-            "repository": repository,
-            "configuration": configuration or None,
-            "split": split,
-            "revision": HfApi().dataset_info(repository).sha,
-        }
-        open_stream(json.dumps(pinned))
-    return json.dumps(pinned)
+        pinned = json.dumps(asked | {"revision": HfApi().dataset_info(repository, revision=revision).sha})
+        open_stream(pinned)
+    return pinned
 
 
 @contextmanager
 def in_one_line(name: str) -> Iterator[None]:
-    """Turn what the Hub's libraries raise into a DataError with its first line."""
+    """Turn what the Hub's libraries raise into a DataError that says what to do."""
     try:
         yield
     except Exception as error:
         # Each version of the client lets its own HTTP library's errors through, so no list of types is complete.
         library = type(error).__module__.partition(".")[0]
-        if not (isinstance(error, OSError | ValueError) or library.startswith(LIBRARIES)):
+        known = isinstance(error, OSError | ValueError) or library.startswith(LIBRARIES)
+        if not known and "no longer supported" not in first_line(error):  # a RuntimeError of datasets
             raise
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise DataError(f"{name}: {first.strip()}") from None
+        repository = parts(name.partition(" ")[0])[0]
+        raise DataError(f"{name}: {meaning(error, repository, 'dataset')}") from None
 
 
 @lru_cache(maxsize=8)
@@ -79,12 +86,12 @@ def open_stream(pinned: str) -> Any:
 
 def batches(pinned: str, keys: Keys, state: State | None) -> Iterator[tuple[list[Document], State]]:
     """Documents from where `state` says, some at a time, and the state after them."""
-    name = f"hf:{json.loads(pinned)['repository']}"
-    stream, row = _stream(pinned, name, keys), 0
-    if state is not None:
-        row = state["row"]
-        stream.load_state_dict(state["stream"])
+    name, row = f"hf:{json.loads(pinned)['repository']}", 0
     with in_one_line(name):
+        stream = _stream(pinned, name, keys)
+        if state is not None:
+            row = state["row"]
+            stream.load_state_dict(state["stream"])
         for table in stream.iter(batch_size=ROWS):
             texts, sets = (column(table, key, table.num_rows) for key in (keys.text, keys.set))
             found = [
@@ -101,7 +108,7 @@ def tables(name: str, limit: int | None) -> list[tuple[str, Table]]:
     Raises:
         DataError: there is no such dataset or configuration, or nobody answers.
     """
-    repository, _, configuration = name.removeprefix("hf:").partition(":")
+    repository, configuration, revision = parts(name)
     try:
         import datasets
     except ImportError:
@@ -109,7 +116,7 @@ def tables(name: str, limit: int | None) -> list[tuple[str, Table]]:
 
     datasets.disable_progress_bars()
     with in_one_line(name):
-        found = datasets.load_dataset(repository, configuration or None, streaming=True)
+        found = datasets.load_dataset(repository, configuration, revision=revision, streaming=True)
         return [
             (
                 str(split),
@@ -120,7 +127,8 @@ def tables(name: str, limit: int | None) -> list[tuple[str, Table]]:
 
 
 def rows(name: str, split: str) -> Iterator[dict[str, Any]]:
-    """The rows of one split of `hf:OWNER/NAME[:CONFIG]` as they come; classes by name, None where there is none.
+    """The rows of one split of `hf:OWNER/NAME[:CONFIG][@REVISION]` as they come; classes by
+    name, None where there is none.
 
     Raises:
         DataError: there is no such dataset, configuration or split, or nobody answers.

@@ -40,7 +40,7 @@ def prepare(
         ResourceError: the disk is full, or a worker was killed. What is finished is kept.
     """
     checks.check_options(options, tokenizer)
-    sources = find_all(options)
+    sources = find_all(options, _pinned(out))
     checks.check_sources(sources, options)
     inputs = checks.describe(options, sources, tokenizer)
     if (out / MANIFEST).exists():
@@ -66,6 +66,16 @@ def _finished(out: Path, inputs: dict[str, Any]) -> Dataset:
 
 JOURNAL = "inputs.json"
 """In `unfinished`: what the parts are made from."""
+
+
+def _pinned(out: Path) -> dict[str, str]:
+    """What the Hub's datasets were when work in `out` began: it goes on with those, though they be changed since."""
+    for file in (out / MANIFEST, out / UNFINISHED / JOURNAL):
+        with suppress(OSError, ValueError):  # whether it can be read at all is for those to say who need it
+            begun = json.loads(file.read_text(encoding="utf-8"))
+            sources = begun.get("inputs", begun)["sources"]
+            return {source["name"]: source["hub"] for source in sources if "hub" in source}
+    return {}
 
 
 class _Work:

@@ -1,6 +1,6 @@
 """From what a person calls a source to the files it is made of.
 
-A source is a file, a folder, `python` or `hf:OWNER/NAME[:CONFIG]`. What it is made of is found out before
+A source is a file, a folder, `python` or `hf:OWNER/NAME[:CONFIG][@REVISION]`. What it is made of is found out before
 anything is read, so that missing files and bad names are refused at the door, and so that an interrupted
 `prepare` can tell whether its inputs are still the same.
 """
@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -78,8 +78,10 @@ class Source:
         return hashlib.sha256(json.dumps([listed, self.hub, python]).encode()).hexdigest()
 
 
-def find_all(options: PrepareOptions) -> list[Source]:
+def find_all(options: PrepareOptions, begun: Mapping[str, str]) -> list[Source]:
     """Every source; one of which some files are named by val_source becomes two, the second of these files.
+
+    `begun` has what pins the content of Hub datasets, by name, in work that is gone on with.
 
     Raises:
         ConfigError: a val_source names nothing.
@@ -87,7 +89,7 @@ def find_all(options: PrepareOptions) -> list[Source]:
     """
     found, used = [], set[str]()
     for name, weight in zip(options.sources, options.weights or [1.0] * len(options.sources), strict=True):
-        source = replace(find(name, options), weight=weight)
+        source = replace(find(name, options, begun), weight=weight)
         held: dict[File, str] = {}
         if name in options.val_source:
             used.add(name)
@@ -116,8 +118,8 @@ def _named(file: File, shard: str) -> bool:
     return any(fnmatchcase(name, shard) for name in (file.name, file.path.name, file.path.as_posix()))
 
 
-def find(name: str, options: PrepareOptions) -> Source:
-    """What a source is made of.
+def find(name: str, options: PrepareOptions, begun: Mapping[str, str]) -> Source:
+    """What a source is made of; `begun` as for `find_all`.
 
     Raises:
         DataError: there is no such file, folder or dataset, or nothing in it can be read.
@@ -127,7 +129,7 @@ def find(name: str, options: PrepareOptions) -> Source:
     if name.startswith("hf:"):
         from gptworks.data import hub  # needs the extra [data]
 
-        return Source(name, (), hub.pin(name, options.split))
+        return Source(name, (), hub.pin(name, options.split, begun.get(name, "")))
     path = Path(name)
     if path.is_dir():
         return Source(name, tuple(_folder(path)))

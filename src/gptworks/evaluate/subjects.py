@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from gptworks import runs
-from gptworks.errors import CheckpointError
 from gptworks.evaluate.results import Subject
+from gptworks.generate.loading import matching_tokenizer
 from gptworks.model import adapter, checkpoint
 from gptworks.model.build import Model
 from gptworks.text.tokenizer import Tokenizer
@@ -49,13 +49,7 @@ def find(spec: str) -> Measured:
         CheckpointError: there is none, or its tokenizer has ids that it has not.
     """
     folder = checkpoint.resolve(spec)
-    tokenizer, config = checkpoint.load_tokenizer(folder), checkpoint.read_config(folder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"{spec}: its tokenizer has {tokenizer.vocab_size:,} ids and the model {config.vocab_size:,}: "
-            "it is not this model's"
-        )
-    return Measured(spec, folder, tokenizer)
+    return Measured(spec, folder, matching_tokenizer(folder, spec))
 
 
 def fingerprint(folder: Path) -> str:

@@ -137,7 +137,8 @@ def quiet() -> Iterator[None]:
 def write_beside(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
     """The configuration and the tokenizer that other programs look for beside the graph."""
     tokenizer.save(folder)
-    ids = {"bos_token_id": tokenizer.bos_id or tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
+    begin = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    ids = {"bos_token_id": begin, "eos_token_id": tokenizer.eos_id}
     for name, said in (
         ("config.json", to_hf(model.config) | ids),
         ("generation_config.json", ids | {"pad_token_id": tokenizer.eos_id}),

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from gptworks.errors import CheckpointError
-from gptworks.export.source import is_classifier
 from gptworks.model import adapter, checkpoint, classifier, folders
 from gptworks.train.precision import DTYPES
 
@@ -24,7 +23,7 @@ def write(folder: Path, out: Path, precision: str | None) -> None:
         CheckpointError: no model there, or numbers that the precision cannot hold.
     """
     tokenizer = checkpoint.load_tokenizer(folder)
-    model = classifier.load(folder) if is_classifier(folder) else checkpoint.load(folder)
+    model = classifier.load(folder) if classifier.is_classifier(folder) else checkpoint.load(folder)
     dtype = dtype_of(folder, precision)
     model = model.to(dtype)
     if broken := [name for name, param in model.named_parameters() if not bool(param.isfinite().all())]:

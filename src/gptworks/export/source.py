@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from gptworks.errors import CheckpointError
-from gptworks.model import adapter, checkpoint
+from gptworks.generate.loading import matching_tokenizer
+from gptworks.model import checkpoint
 from gptworks.model.build import Model
+from gptworks.model.classifier import is_classifier
 from gptworks.text.tokenizer import Tokenizer
-
-
-def is_classifier(folder: Path) -> bool:
-    """True if a folder's model names classes, or predicts a number, instead of continuing texts."""
-    if adapter.is_adapter(folder):
-        return bool(adapter.read(folder).labels)
-    try:
-        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}/config.json cannot be read: {error}") from None
-    return any("SequenceClassification" in str(name) for name in said.get("architectures") or [])
 
 
 def language_model(folder: Path, format: str) -> tuple[Model, Tokenizer]:
@@ -32,11 +22,5 @@ def language_model(folder: Path, format: str) -> tuple[Model, Tokenizer]:
         raise CheckpointError(
             f"{folder} is a classifier; {format} is written of language models alone: take --to safetensors"
         )
-    tokenizer = checkpoint.load_tokenizer(folder)
-    model = checkpoint.load(folder)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} ids and the model "
-            f"{model.config.vocab_size:,}: it is not this model's"
-        )
-    return model, tokenizer
+    tokenizer = matching_tokenizer(folder, str(folder))
+    return checkpoint.load(folder), tokenizer

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from gptworks.errors import ConfigError
 from gptworks.generate.continuation import evaluating
 from gptworks.generate.engine import Sample, collect, fitted, prompt_ids
-from gptworks.generate.scheduler import Piece, Request, Scheduler
+from gptworks.generate.requests import Piece, Request
+from gptworks.generate.scheduler import Scheduler
 from gptworks.generate.settings import GenerateSettings
 from gptworks.model.build import Model
 from gptworks.text.tokenizer import Tokenizer

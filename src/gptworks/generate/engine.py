@@ -10,10 +10,12 @@ say so, and a sample that reaches the end finishes with "length".
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gptworks.errors import CheckpointError, ConfigError
+from gptworks.errors import ConfigError
 from gptworks.generate.continuation import evaluating
+from gptworks.generate.loading import check_match
 from gptworks.generate.logprobs import TokenLogprob
-from gptworks.generate.scheduler import FinishReason, Piece, Request, Scheduler
+from gptworks.generate.requests import FinishReason, Piece, Request
+from gptworks.generate.scheduler import Scheduler
 from gptworks.generate.settings import GenerateSettings
 from gptworks.model.build import Model
 from gptworks.text.tokenizer import Tokenizer
@@ -113,11 +115,7 @@ def prompt_ids(model: Model, tokenizer: Tokenizer, prompt: str | list[int]) -> l
         CheckpointError: the tokenizer has ids that the model has not.
         ConfigError: an empty prompt, and a tokenizer without any mark to start from.
     """
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size:,} ids and the model {model.config.vocab_size:,}: "
-            "it is not this model's"
-        )
+    check_match(tokenizer, model.config.vocab_size, "this model")
     if not isinstance(prompt, str):
         return prompt
     ids = ([] if tokenizer.bos_id is None else [tokenizer.bos_id]) + tokenizer.encode(prompt)

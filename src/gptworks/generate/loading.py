@@ -1,10 +1,12 @@
-"""A model folder opened for generation: where and how it is fastest here."""
+"""A model folder opened for generation: where and how it is fastest here, and with a tokenizer that is its own."""
 
 from pathlib import Path
 
+from gptworks.errors import CheckpointError
 from gptworks.model import checkpoint
 from gptworks.model.build import Model
 from gptworks.model.int8 import narrow
+from gptworks.text.tokenizer import Tokenizer
 from gptworks.world import DTYPES, default_device, fast_dtype
 
 
@@ -17,3 +19,27 @@ def open_model(folder: Path, *, int8: bool = False) -> Model:
     dtype = DTYPES["fp32" if device.type == "cpu" else fast_dtype(device)]
     model = checkpoint.load(folder, dtype=dtype).to(device)
     return narrow(model) if int8 else model
+
+
+def matching_tokenizer(folder: Path, spec: str) -> Tokenizer:
+    """The tokenizer in a model folder, which `spec` named.
+
+    Raises:
+        CheckpointError: there is none, or it is another model's.
+    """
+    tokenizer = checkpoint.load_tokenizer(folder)
+    check_match(tokenizer, checkpoint.read_config(folder).vocab_size, spec)
+    return tokenizer
+
+
+def check_match(tokenizer: Tokenizer, vocab_size: int, spec: str) -> None:
+    """Refuse a tokenizer with ids that the model has not.
+
+    Raises:
+        CheckpointError: it has some.
+    """
+    if tokenizer.vocab_size > vocab_size:
+        raise CheckpointError(
+            f"{spec}: its tokenizer has {tokenizer.vocab_size:,} ids and the model {vocab_size:,}: "
+            "it is not this model's"
+        )

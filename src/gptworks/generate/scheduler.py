@@ -11,7 +11,6 @@ import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,50 +20,12 @@ from gptworks.generate.beam import Beam, Search
 from gptworks.generate.continuation import Reading, Rows, read_tokens
 from gptworks.generate.logprobs import TokenLogprob
 from gptworks.generate.lookup import guess
+from gptworks.generate.requests import Event, FinishReason, Piece, Request
 from gptworks.generate.sampling import draw_each, noise, penalized
 from gptworks.generate.settings import GenerateSettings
 from gptworks.generate.stopping import SampleText
 from gptworks.model.build import Model
 from gptworks.text.tokenizer import Tokenizer
-
-FinishReason = Literal["stop", "length", "eos"]
-"""Why a sample ended: a stop string or token, max_tokens or the context, or the model's own end of text."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one token adds to one sample."""
-
-    sample: int
-    text: str
-    """Whole characters; may be empty."""
-    id: int | None
-    """The token; None for the one that ends a text."""
-    finish_reason: FinishReason | None
-    """Set on a sample's last piece."""
-    logprob: TokenLogprob | None = None
-    """Where the settings ask for it."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt, and what is to come of it."""
-
-    ids: list[int]
-    n_new: int
-    """Tokens at most; together with the prompt they fit the context. 0: the prompt is scored, no more."""
-    settings: GenerateSettings
-    score_prompt: bool = False
-    """Also say how likely the prompt's own tokens are, as the settings' `logprobs` asks."""
-
-    @property
-    def rows(self) -> int:
-        """Texts that are written at once."""
-        return self.settings.beams or self.settings.samples
-
-
-Event = Piece | list[TokenLogprob]
-"""Something of a request: a piece of a sample; or, before all pieces, the prompt's tokens but the first."""
 
 
 @dataclass

@@ -39,6 +39,7 @@ UNSUPPORTED = (
     "arrow_config",
 )
 """Of LoraConfig: what would make another computation."""
+LONGEST_NAME = 1000
 
 
 @dataclass(frozen=True)
@@ -126,16 +127,25 @@ def read(folder: Path) -> Adapter:
     config = _read_json(folder / CONFIG)
     note = _read_json(folder / NOTE) if (folder / NOTE).is_file() else {}
     if config.get("peft_type") != "LORA":
-        raise CheckpointError(f"{folder} is a {config.get('peft_type')} adapter; gptworks reads LORA")
+        raise CheckpointError(f"{folder} is a {config.get('peft_type')!s:.80} adapter; gptworks reads LORA")
     for name in UNSUPPORTED:
         if config.get(name):
-            raise CheckpointError(f"{folder}/{CONFIG} says {name}={config[name]}, which is not supported")
+            raise CheckpointError(
+                f"{folder}/{CONFIG} says {name}={config[name]!s:.80}, which is not supported"
+            )
     if config.get("bias", "none") != "none":
-        raise CheckpointError(f"{folder}/{CONFIG} says bias={config['bias']}; only none is supported")
+        raise CheckpointError(f"{folder}/{CONFIG} says bias={config['bias']!s:.80}; only none is supported")
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}/{WEIGHTS} cannot be read: {error}") from None
+        raise CheckpointError(f"{folder}/{WEIGHTS} cannot be read: {error!s:.200}") from None
+    return Adapter(folder, config, *_told_apart(folder, tensors), *_sane(folder, config, note))
+
+
+def _told_apart(
+    folder: Path, tensors: dict[str, Tensor]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """Each layer's A and B, and what was trained whole."""
     matrices: dict[str, dict[str, Tensor]] = {}
     whole = {}
     for key, tensor in tensors.items():
@@ -145,8 +155,28 @@ def read(folder: Path) -> Adapter:
             whole[key.removeprefix(PREFIX)] = tensor
     if not matrices:
         raise CheckpointError(f"{folder} is an empty adapter: {WEIGHTS} holds no lora_A or lora_B")
-    origin = Origin(config.get("base_model_name_or_path") or "", note.get("base_fingerprint"))
-    return Adapter(folder, config, matrices, whole, note.get("labels") or {}, origin)
+    flat = [t for pair in matrices.values() for t in pair.values() if t.dim() != 2 or not t.numel()]
+    if flat or not all(tensor.dim() for tensor in whole.values()):
+        raise CheckpointError(f"{folder} is damaged: {WEIGHTS} holds tensors of impossible shapes")
+    return matrices, whole
+
+
+def _sane(folder: Path, config: dict[str, Any], note: dict[str, Any]) -> tuple[dict[str, Any], Origin]:
+    """The labels and the base, if they and what is calculated with are of the kinds they must be."""
+    name, fingerprint = config.get("base_model_name_or_path") or "", note.get("base_fingerprint")
+    labels = note.get("labels") or {}
+    dropout = config.get("lora_dropout", 0.0)
+    numbers = (config.get("lora_alpha", 1), dropout)
+    if (
+        not isinstance(labels, dict)
+        or not isinstance(name, str)
+        or len(name) > LONGEST_NAME
+        or not isinstance(fingerprint, str | None)
+        or not all(type(number) in {int, float} and abs(number) < 1e30 for number in numbers)
+        or not 0 <= dropout < 1
+    ):
+        raise CheckpointError(f"{folder} is damaged: {CONFIG} or {NOTE} says what no adapter has")
+    return labels, Origin(name, fingerprint)
 
 
 def apply(adapter: Adapter, model: nn.Module, base: str) -> None:
@@ -164,7 +194,7 @@ def apply(adapter: Adapter, model: nn.Module, base: str) -> None:
         if name is None:
             raise _misfit(adapter, base, f"{short} is no linear layer of it")
         if pair.keys() != {"A", "B"}:
-            raise CheckpointError(f"{adapter.folder} has only one of lora_A and lora_B for {short}")
+            raise CheckpointError(f"{adapter.folder} has only one of lora_A and lora_B for {short:.80}")
         linear = layers[name]
         rank = len(pair["A"])
         have, wanted = (pair["B"].shape[0], pair["A"].shape[1]), (linear.out_features, linear.in_features)
@@ -172,7 +202,7 @@ def apply(adapter: Adapter, model: nn.Module, base: str) -> None:
             raise _misfit(adapter, base, f"{short} is made for {have} weights, and there it has {wanted}")
         layer = linear if isinstance(linear, lora.LoraLinear) else _put(model, name, adapter, rank)
         if layer.rank != rank:
-            raise CheckpointError(f"{adapter.folder}: {short} has rank {rank}, not {layer.rank}")
+            raise CheckpointError(f"{adapter.folder}: {short:.80} has rank {rank}, not {layer.rank}")
         with torch.no_grad():
             layer.lora_A.copy_(pair["A"])
             layer.lora_B.copy_(pair["B"])
@@ -226,7 +256,7 @@ def _full_name(short: str, names: list[str]) -> str | None:
 
 def _misfit(adapter: Adapter, base: str, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{adapter.folder} is an adapter for {adapter.base or 'an unnamed model'} and does not fit {base}: {why}"
+        f"{adapter.folder} is an adapter for {adapter.base or 'an unnamed model'} and does not fit {base}: {why:.300}"
     )
 
 

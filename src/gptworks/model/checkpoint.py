@@ -215,7 +215,7 @@ def _read(file: Path, reader: Callable[[Path], Tensors]) -> Tensors:
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing") from None
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {str(error).partition('.')[0]}") from None
+        raise CheckpointError(f"{file} cannot be read: {str(error).partition('.')[0]:.200}") from None
     if not isinstance(tensors, dict) or not all(
         isinstance(tensor, torch.Tensor) for tensor in tensors.values()
     ):
@@ -263,11 +263,11 @@ def fitted(
     """
     if missing := sorted(params.keys() - tensors.keys()):
         raise CheckpointError(
-            f"{folder} lacks {len(missing)} tensors of its network: {', '.join(missing[:3])} ..."
+            f"{folder} lacks {len(missing)} tensors of its network: {', '.join(missing[:3]):.200} ..."
         )
     if extra := sorted(tensors.keys() - params.keys()):
         raise CheckpointError(
-            f"{folder} holds {len(extra)} tensors its network has no place for: {', '.join(extra[:3])} ..."
+            f"{folder} holds {len(extra)} tensors its network has no place for: {', '.join(extra[:3]):.200} ..."
         )
     padded = {}
     for name, param in params.items():

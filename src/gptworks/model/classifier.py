@@ -94,6 +94,21 @@ def save(model: Classifier, folder: Path, tokenizer: Tokenizer | None = None) ->
         tokenizer.save(folder)
 
 
+def is_classifier(folder: Path) -> bool:
+    """True if a model folder names classes, or predicts a number, instead of continuing texts.
+
+    Raises:
+        CheckpointError: no config.json, or a damaged one.
+    """
+    if adapters.is_adapter(folder):
+        return "score.weight" in adapters.read(folder).whole
+    try:
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}/config.json cannot be read: {error}") from None
+    return any("SequenceClassification" in str(name) for name in said.get("architectures") or [])
+
+
 def load(folder: Path) -> Classifier:
     """The classifier of a folder, its adapter merged if it is one, on the CPU, in evaluation mode.
 
@@ -143,8 +158,13 @@ def _ours(model: Classifier, folder: Path) -> dict[str, Tensor]:
 
 def _empty(body: Model, facts: dict[str, Any], score: Tensor) -> Classifier:
     """A classifier with as many outputs as `score`, its labels named where anyone named them."""
-    names = facts.get("id2label") or {}
-    labels = tuple(names.get(str(number), f"LABEL_{number}") for number in range(len(score)))
+    if score.dim() != 2:
+        raise CheckpointError(
+            f"score.weight has shape {tuple(score.shape)}; a classifier's has two dimensions"
+        )
+    names = facts.get("id2label")
+    names = names if isinstance(names, dict) else {}
+    labels = tuple(str(names.get(str(number), f"LABEL_{number}")) for number in range(len(score)))
     return Classifier(body, labels, regression=facts.get("problem_type") == "regression")
 
 

@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from gptworks import runs
 from gptworks.errors import CheckpointError
+from gptworks.hub import meaning
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+LIBRARIES = ("huggingface_hub", "httpx", "requests", "hf_xet")
 HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
 
 
@@ -49,19 +50,11 @@ def _from_hub(name: str) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=HUB_FILES))
         if not list(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, "pytorch_model*.bin"]))
-    except GatedRepoError:
-        raise CheckpointError(
-            f"{name} on the Hugging Face Hub is gated: accept its terms there, then set HF_TOKEN"
-        ) from None
-    except RepositoryNotFoundError:
-        raise CheckpointError(
-            f"{name} is neither a folder here nor a model on the Hugging Face Hub"
-        ) from None
-    except (LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
-        raise CheckpointError(
-            f"{name} is no folder here, and the Hugging Face Hub cannot be asked: {reason}"
-        ) from None
+    except Exception as error:
+        # Each version of the client lets its own HTTP library's errors through, so no list of types is complete.
+        if not (isinstance(error, OSError | ValueError) or type(error).__module__.startswith(LIBRARIES)):
+            raise
+        raise CheckpointError(f"{name}: no folder here, and {meaning(error, name, 'model')}") from None
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise CheckpointError(f"{name} on the Hugging Face Hub is no model: it has no config.json")
     return folder

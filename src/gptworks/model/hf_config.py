@@ -30,9 +30,9 @@ def from_hf(said: dict[str, Any]) -> ModelConfig:
     """
     kind = said.get("model_type")
     readers = {"gpt2": _from_gpt2, "qwen3": _from_qwen3}
-    if kind not in readers:
+    if not isinstance(kind, str) or kind not in readers:
         raise CheckpointError(
-            f"config.json says model_type={kind}; gptworks reads gpt2 and qwen3 (its modern family)"
+            f"config.json says model_type={kind!s:.80}; gptworks reads gpt2 and qwen3 (its modern family)"
         )
     unsaid = {
         name: tuple(value) if isinstance(value, list) else value
@@ -86,7 +86,7 @@ def _sane(config: ModelConfig) -> ModelConfig:
 def _refuse(said: dict[str, Any], *wanted: tuple[str, Any]) -> None:
     for name, value in wanted:
         if said.get(name, value) != value:
-            raise CheckpointError(f"config.json says {name}={said[name]}, which is not supported")
+            raise CheckpointError(f"config.json says {name}={said[name]!s:.80}, which is not supported")
 
 
 GELUS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
@@ -123,7 +123,7 @@ def _from_gpt2(said: dict[str, Any]) -> ModelConfig:
     activation = said.get("activation_function", "gelu_new")
     if activation not in GELUS:
         raise CheckpointError(
-            f"config.json says activation_function={activation}; supported are {', '.join(GELUS)}"
+            f"config.json says activation_function={activation!s:.80}; supported are {', '.join(GELUS)}"
         )
     rates = {  # absent means GPT-2's 0.1
         "embedding": said.get("embd_pdrop", 0.1),
@@ -183,7 +183,7 @@ def _from_qwen3(said: dict[str, Any]) -> ModelConfig:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise CheckpointError(
-            f"config.json says rope_type={kind}; only default rotary positions are supported"
+            f"config.json says rope_type={kind!s:.80}; only default rotary positions are supported"
         )
     dropout = said.get("attention_dropout", 0.0)
     return ModelConfig(

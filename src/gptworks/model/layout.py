@@ -71,7 +71,7 @@ def pad_rows(tensor: Tensor, rows: int) -> Tensor:
 
 
 def _is_sinusoidal(table: Tensor) -> bool:
-    return torch.allclose(
+    return table.dim() == 2 and torch.allclose(
         table.float(), sinusoids(*table.shape), rtol=0, atol=0.01
     )  # half precision is still near
 

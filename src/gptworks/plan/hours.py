@@ -155,9 +155,6 @@ def measure(recipe: Recipe, dataset: Dataset, seconds: float, *, whole: bool = F
             kept=False,
             non_finite=0,
         )
-        (
-            Path(folder) / "metrics.jsonl"
-        ).touch()  # a run's folder without it is taken for one whose disk is gone
         saved = time.perf_counter()
         saving.save(Path(folder), trainer, work.tokenizer, progress)
         saved = time.perf_counter() - saved

@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 
 from gptworks.generate.logprobs import TokenLogprob
-from gptworks.generate.scheduler import Event, Piece, Request
+from gptworks.generate.requests import Event, Piece, Request
 from gptworks.generate.settings import GenerateSettings
 from gptworks.serve import metrics
 from gptworks.serve.errors import ApiError, Json, encode

@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from gptworks.generate.logprobs import TokenLogprob
-from gptworks.generate.scheduler import Piece, Request
+from gptworks.generate.requests import Piece, Request
 from gptworks.serve import models
 from gptworks.serve.answering import (
     News,

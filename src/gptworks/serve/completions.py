@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gptworks.generate.engine import prompt_ids
 from gptworks.generate.logprobs import TokenLogprob
-from gptworks.generate.scheduler import Piece, Request
+from gptworks.generate.requests import Piece, Request
 from gptworks.serve import models
 from gptworks.serve.answering import (
     News,

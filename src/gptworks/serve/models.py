@@ -1,7 +1,6 @@
 """The models a server has, by the names they were asked for with."""
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +10,9 @@ from typing import Any, Literal, TypeVar
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from gptworks.errors import CheckpointError, ConfigError
-from gptworks.generate.loading import open_model
-from gptworks.model import adapter, checkpoint, sizing
+from gptworks.errors import ConfigError
+from gptworks.generate.loading import matching_tokenizer, open_model
+from gptworks.model import checkpoint, sizing
 from gptworks.model import classifier as classifiers
 from gptworks.serve.errors import ApiError
 from gptworks.serve.settings import ServeSettings
@@ -68,14 +67,9 @@ def load(specs: Sequence[str], settings: ServeSettings, *, int8: bool = False) -
 
 def _load(spec: str, settings: ServeSettings, int8: bool) -> Served:
     folder = checkpoint.resolve(spec)
-    tokenizer, config = checkpoint.load_tokenizer(folder), checkpoint.read_config(folder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"{spec}: its tokenizer has {tokenizer.vocab_size:,} ids and the model {config.vocab_size:,}: "
-            "it is not this model's"
-        )
+    tokenizer, config = matching_tokenizer(folder, spec), checkpoint.read_config(folder)
     served = Served(spec, folder, "base", tokenizer, config.context, sizing.parameters(config))
-    if _classifies(folder):
+    if classifiers.is_classifier(folder):
         served.kind, served.classifier = "classifier", classifiers.load(folder).to(default_device())
         served.labels = () if served.classifier.regression else served.classifier.labels
         return served
@@ -83,13 +77,6 @@ def _load(spec: str, settings: ServeSettings, int8: bool) -> Served:
         served.kind = "chat" if Chat(tokenizer).takes_turns else "instruct"
     served.worker = Worker(open_model(folder, int8=int8), tokenizer, settings)
     return served
-
-
-def _classifies(folder: Path) -> bool:
-    if adapter.is_adapter(folder):
-        return "score.weight" in adapter.read(folder).whole
-    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return any(name.endswith("ForSequenceClassification") for name in said.get("architectures") or ())
 
 
 def find(request: Request, name: str, *, kinds: Sequence[Kind]) -> Served:

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import torch
 
-from gptworks.generate.scheduler import Event, Piece, Request, Scheduler
+from gptworks.generate.requests import Event, Piece, Request
+from gptworks.generate.scheduler import Scheduler
 from gptworks.model.build import Model
 from gptworks.serve.errors import ApiError
 from gptworks.serve.settings import ServeSettings

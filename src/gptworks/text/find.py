@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gptworks.errors import DataError
+from gptworks.hub import meaning
 from gptworks.text import readers
 from gptworks.text.vocabulary import Vocabulary
 
@@ -126,24 +127,19 @@ def _download(repository: str, file: str) -> Path | None:
             # one quick question first: hf_hub_download would try an absent Hub for half a minute
             hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=10)
         return Path(hub.hf_hub_download(repository, file))
-    except errors.GatedRepoError:
-        raise DataError(
-            f"{repository} on the Hugging Face Hub is gated: accept its terms, then set HF_TOKEN"
-        ) from None
-    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.HFValidationError):
-        return None
-    except (
-        Exception
-    ) as error:  # huggingface_hub changes its HTTP library from time to time, and so what it raises
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    except Exception as error:  # its HTTP library changes from time to time, and so what it raises
+        absent = (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.HFValidationError)
+        if isinstance(error, absent) and not isinstance(error, errors.GatedRepoError):
+            return None
+        reason = meaning(error, repository, "model")
     cached = hub.try_to_load_from_cache(repository, file)
     if isinstance(cached, str):
         return Path(cached)
     if cached is not None:
         return None
     raise DataError(
-        f"no tokenizer {repository} here, and the Hugging Face Hub cannot be asked ({reason}); "
-        f"give a folder with tokenizer.json or vocab.json + merges.txt"
+        f"no tokenizer {repository} here, and {reason}; "
+        f"or give a folder with tokenizer.json or vocab.json + merges.txt"
     )
 
 

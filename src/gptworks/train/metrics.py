@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gptworks import runs
-from gptworks.errors import ConfigError
+from gptworks.errors import ConfigError, ResourceError
 from gptworks.recipe import LogOptions
 
 
@@ -39,7 +39,16 @@ class Log:
             sink.write(row["step"], row)
 
     def flush(self, *, sync: bool = False) -> None:
-        """Make the rows visible to readers, and so safe from a kill; with `sync`, from a power cut too."""
+        """Make the rows visible to readers, and so safe from a kill; with `sync`, from a power cut too.
+
+        Raises:
+            ResourceError: with `sync`, the run's folder is gone, and nothing more should be written to its place.
+        """
+        if sync and not self.path.exists():
+            run = self.path.parent
+            raise ResourceError(
+                f"{run} is not there any more: was its disk taken away? When it is back, go on with --resume"
+            )
         try:
             self.file.flush()
             if sync:

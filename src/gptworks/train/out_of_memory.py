@@ -140,6 +140,8 @@ def restore(trainer: Cut, kept: dict[str, Any] | None) -> None:
     """Cut steps as they were when the checkpoint was written, unless another micro-batch is asked for since."""
     if kept is None or kept["planned"] != trainer.plan.micro_batch:
         return
+    if type(kept["micro_batch"]) is not int or kept["micro_batch"] < 1:
+        raise ValueError(f"a micro-batch of {kept['micro_batch']!r:.40}")
     trainer.micro_batch = kept["micro_batch"]
     if kept["checkpointed"]:
         parallel.checkpoint_activations(trainer.model)

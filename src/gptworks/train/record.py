@@ -216,7 +216,13 @@ def keep_changes(run: Path, step: int, changes: list[Change]) -> None:
 
 def _saved(run: Path) -> dict[str, Any]:
     file = run / "recipe.toml"
-    return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file} is damaged ({error!s:.80}), so what this run was begun with is not known: put it back, or give "
+            "another --out"
+        ) from None
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[Change]:
@@ -236,7 +242,7 @@ def _same_dataset(run: Path, dataset: Material, accept: Callable[[str], None] | 
     try:
         environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
         before = environment["dataset_fingerprint"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return
     same_tokenizer = environment.get("tokenizer_fingerprint") == dataset.tokenizer_fingerprint
     if before != dataset.fingerprint and accept and same_tokenizer:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -115,10 +115,6 @@ def begin(
     """
     final = run / "checkpoints" / runs.step_name(progress.step)
     draft = final.with_name(f".draft-{final.name}")
-    if not (run / "metrics.jsonl").exists():  # and nothing is written into what its disk was mounted on
-        raise ResourceError(
-            f"{run} is not there any more: was its disk taken away? When it is back, go on with --resume"
-        )
     main, mine, aside = trainer.world.main, None, None
     with _cleaning_up(draft, run, trainer, adapted):
         if main:
@@ -187,17 +183,33 @@ def _disk_full(error: BaseException) -> bool:
     return number in {errno.ENOSPC, getattr(errno, "EDQUOT", None), 112}  # 112: Windows' ERROR_DISK_FULL
 
 
+def resume_point(run: Path, note: Callable[[str], None], *, clear: bool) -> Path | None:
+    """The newest checkpoint that is whole, or None if there is none yet; what was passed over is said.
+
+    With `clear`, what kills left half written is removed, and damaged checkpoints are put aside.
+
+    Raises:
+        CheckpointError: there are checkpoints, and every one is damaged.
+    """
+    if clear:
+        runs.clear_drafts(run)
+    checkpoint, passed = runs.newest_good(run)
+    for folder, words in passed.items():
+        note(f"{words}; going back to the one before")
+        if clear and checkpoint is not None:
+            runs.put_aside(folder)
+    if checkpoint is None and passed:
+        raise CheckpointError(f"every checkpoint of {run} is damaged; give another --out to start again")
+    return None if checkpoint is None else checkpoint.path
+
+
 def load(folder: Path, trainer: Trainer) -> Progress:
     """Continue from a checkpoint, on any number of processes and however they share. Every process calls it.
 
     Raises:
         CheckpointError: it does not fit this model or optimizer, or cannot be read.
     """
-    try:
-        state = json.loads((folder / runs.STATE).read_text(encoding="utf-8"))
-        progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} cannot be resumed from: {error}") from None
+    state, progress = _read_state(folder)
     kinds = [type(optimizer).__name__ for optimizer in trainer.optimizers]
     if state.get("optimizers") != kinds:
         raise CheckpointError(
@@ -207,22 +219,42 @@ def load(folder: Path, trainer: Trainer) -> Progress:
         folders.read_into(model, folder)
         put_back(trainer.model, model)
     states.read(folder / "trainer", trainer)
-    if trainer.loss_scale is not None and "loss_scale" in state:
-        scale, good = state["loss_scale"]
-        trainer.loss_scale.scale.fill_(scale)
-        trainer.loss_scale.good_steps.fill_(good)
-    trainer.watch.restore(state.get("watch"))
-    out_of_memory.restore(trainer, state.get("cut"))
+    try:
+        if trainer.loss_scale is not None and "loss_scale" in state:
+            scale, good = state["loss_scale"]
+            trainer.loss_scale.scale.fill_(scale)
+            trainer.loss_scale.good_steps.fill_(good)
+        trainer.watch.restore(state.get("watch"))
+        out_of_memory.restore(trainer, state.get("cut"))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        raise _not_a_state(folder, error) from None
     trainer.step = progress.step
     return progress
+
+
+def _read_state(folder: Path) -> tuple[dict[str, Any], Progress]:
+    try:
+        state = json.loads((folder / runs.STATE).read_text(encoding="utf-8"))
+        progress = Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _not_a_state(folder, error) from None
+    kinds = get_type_hints(Progress)
+    if odd := [name for name, kind in kinds.items() if not isinstance(getattr(progress, name), kind)]:
+        raise _not_a_state(folder, f"{odd[0]} is {getattr(progress, odd[0])!r:.40}")
+    if not 0 <= progress.step < 2**53 or progress.tokens < 0 or progress.non_finite < 0:
+        raise _not_a_state(folder, "what is counted in it was never counted")
+    return state, progress
+
+
+def _not_a_state(folder: Path, why: object) -> CheckpointError:
+    return CheckpointError(f"{folder} cannot be resumed from: {runs.STATE} is damaged ({why!s:.200})")
 
 
 def prune(run: Path, keep: int, keep_every: int) -> None:
     """Throw away checkpoints, but not the newest `keep`, kept ones, the best, or multiples of `keep_every`."""
     have = runs.checkpoints(run)
-    measured = [c for c in have if c.val_loss is not None]
-    best = min(measured, key=lambda c: c.val_loss or 0.0).path if measured else None
+    best = runs.best(have)
     for old in have[:-keep]:
-        if old.kept or old.path == best or (keep_every and old.step % keep_every == 0):
+        if old.kept or old == best or (keep_every and old.step % keep_every == 0):
             continue
         runs.discard(old.path)

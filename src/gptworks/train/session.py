@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from torch import nn
 
 from gptworks import runs
-from gptworks.errors import CheckpointError
 from gptworks.model.folders import Adapted
 from gptworks.recipe import EvalOptions, LogOptions, SampleOptions, SaveOptions
 from gptworks.text.tokenizer import Tokenizer
@@ -77,7 +76,7 @@ class Session:
 
         Raises:
             DivergedError: losses stay unfit to learn from, going back notwithstanding.
-            ResourceError: the disk is full.
+            ResourceError: the disk is full, or gone.
         """
         start = self._begin(resume_from)
         try:
@@ -113,6 +112,7 @@ class Session:
         if resume_from is not None:
             progress = saving.load(resume_from, self.trainer)
             self._saved_at = progress.step
+            self._prune()  # a kill may have come between the save and this
         self._seconds_before, self._log = progress.seconds, None
         self._faults.begin(None if resume_from is None else progress.step, progress.non_finite)
         self._cut = (self.trainer.micro_batch, parallel.checkpoints_activations(self.trainer.model))
@@ -178,9 +178,10 @@ class Session:
         every, until = self.duties.save.every_epochs, self.duties.save.until_epoch
         if not every:
             return False
-        before, now = ((step + half) / self.duties.steps_per_epoch / every for half in (-0.5, 0.5))
-        crossed = int(now + 1e-9) > int(before + 1e-9)
-        return crossed and (until is None or int(now + 1e-9) * every <= until + 1e-9)
+        before, now = ((step + half) / self.duties.steps_per_epoch for half in (-0.5, 0.5))
+        if until is not None and now > until + (now - before):
+            every = max(every, 1.0)
+        return int(now / every + 1e-9) > int(before / every + 1e-9)
 
     def _flush(self) -> None:
         """Read the losses of the steps since the last look, and write their rows."""
@@ -299,6 +300,9 @@ class Session:
             return
         self._writing.wait()
         self._writing = None
+        self._prune()
+
+    def _prune(self) -> None:
         if self.trainer.world.main:
             saving.prune(self.run, self.duties.save.keep, self.duties.save.keep_every)
 
@@ -308,21 +312,3 @@ class Session:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def resume_point(run: Path, note: Callable[[str], None], *, clear: bool) -> Path | None:
-    """The newest checkpoint that is whole, or None if there is none yet; what was passed over is said.
-
-    Raises:
-        CheckpointError: there are checkpoints, and every one is damaged.
-    """
-    if clear:
-        runs.clear_drafts(run)
-    checkpoint, passed = runs.newest_good(run)
-    for folder, words in passed.items():
-        note(f"{words}; going back to the one before")
-        if clear and checkpoint is not None:
-            runs.put_aside(folder)
-    if checkpoint is None and passed:
-        raise CheckpointError(f"every checkpoint of {run} is damaged; give another --out to start again")
-    return None if checkpoint is None else checkpoint.path
