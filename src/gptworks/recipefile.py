@@ -14,6 +14,9 @@ from cyclopts.config import Dict
 from gptworks.errors import ConfigError
 from gptworks.recipe import Recipe
 
+LONG = 400
+"""Letters of a word that is not echoed as a whole."""
+
 KINDS = {field.name: field.type for field in dataclasses.fields(Recipe)}
 
 
@@ -46,6 +49,8 @@ def load(file: Path) -> Recipe:
     except CycloptsError as error:
         words = one_line(error)
         raise ConfigError(words if str(file) in words else f"{file}: {words}") from None
+    except RecursionError:
+        raise ConfigError(f"{file} is not a recipe: its tables lie too deep in each other") from None
 
 
 def _check_texts(cls: Any, given: dict[str, Any], file: Path, prefix: str = "") -> None:
@@ -80,12 +85,12 @@ def layer(given: dict[str, Any], file: Path, verb: str = "") -> Dict:
 
 
 def one_line(error: CycloptsError) -> str:
-    """cyclopts' refusal as one line that names the option."""
+    """cyclopts' refusal as one line that names the option, and no more than the beginning of a long value."""
     text = re.sub(r"\[(\w+)\]\[(\w+)\]", r"[\1] \2", str(error))
     argument = getattr(error, "argument", None)
     if argument is not None and argument.name.lstrip("-") not in text and "[" not in text:
         text = f"{argument.name}: {text}"
-    return " ".join(text.split())
+    return " ".join(word if len(word) < LONG else f"{word[:100]}..." for word in text.split())[:2000]
 
 
 def as_tables(value: Any) -> Any:
