@@ -1,5 +1,9 @@
+import dataclasses
+import typing
+
 import pytest
 
+from gptworks import recipe
 from gptworks.cli import main
 from gptworks.recipe import ModelOptions, Recipe, TrainOptions
 from gptworks.recipefile import dumps, load
@@ -163,3 +167,14 @@ def test_every_way_to_fine_tune_has_those_defaults():
             given = inspect.signature(finetune[name].default_command).parameters
             assert given["optim"].default == FinetuneOptim(), name
             assert given["eval"].default == FinetuneEval(), name
+
+
+def test_what_may_be_a_fraction_is_one_by_default_too():
+    """Or a run's recipe.toml would say 10 at first and 10.0 once it went on."""
+    tables = [made for made in vars(recipe).values() if dataclasses.is_dataclass(made)]
+    assert Recipe in tables
+    for table in tables:
+        hints = typing.get_type_hints(table)
+        for field in dataclasses.fields(table):
+            if hints[field.name] in {float, float | None}:
+                assert type(field.default) in {float, type(None)}, (table, field.name)
