@@ -11,7 +11,7 @@ import torch
 from gptworks.model import checkpoint
 from gptworks.text.bytelevel import BYTE_ORDER
 from tests.serve.browsing import DESK, PHONE, Playground, chromium
-from tests.serve.conftest import network, serving
+from tests.serve.conftest import CONTEXT, network, serving
 
 LETTERS = range(32, 127)
 SETTINGS = {"temperature": 0.8, "top_k": 50, "top_p": 1, "min_p": 0, "repetition_penalty": 1}
@@ -289,7 +289,7 @@ def test_a_link_that_does_not_fit_still_opens_the_page(open_page, fragment):
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
 def test_nothing_is_wider_than_the_window(open_page, viewport):
     page = open_page(viewport=viewport, has_touch=viewport is PHONE)
-    page.set("max_tokens", 30)
+    page.set("max_tokens", 12)
     for mode in ("complete", "instruct", "chat", "classify"):
         page.mode(mode)
         page.run("a-very-long-word-without-any-place-to-break-it-" * 2)
@@ -361,9 +361,9 @@ def test_a_tap_shows_alternatives(open_page):
 
 def test_the_servers_refusal_is_one_line_that_says_what_to_do(open_page):
     page = open_page()
-    page.run("x" * 400)
+    page.run("x" * (CONTEXT + 40))
     words = page.find(".facts .trouble").inner_text()
-    assert "256" in words  # the model's context
+    assert str(CONTEXT) in words  # the model's context
     assert "\n" not in words
     page.run("short")
     assert page.find(".facts .trouble").count() == 0
