@@ -5,7 +5,7 @@ import torch
 from gptworks.errors import ConfigError, ResourceError
 from gptworks.model import memory
 from gptworks.model.config import resolve
-from gptworks.recipe import ClassifyOptions, LoraOptions, ModelOptions, Recipe, TrainOptions
+from gptworks.recipe import ClassifyOptions, LoraOptions, ModelOptions, OptimOptions, Recipe, TrainOptions
 from gptworks.train import classifying, fit
 from gptworks.train.precision import Precision
 from gptworks.train.tasks import Labelled
@@ -83,3 +83,19 @@ def test_what_processes_share_takes_less_of_each(kind, part):
         blocks = 12 * 4 * 12 * 768**2
         outside = alone["weights"] - blocks
         assert parts["weights"] == pytest.approx(alone["weights"] / 8 + outside + blocks / 6, rel=0.01)
+
+
+@pytest.mark.parametrize(("family", "alike"), [("gpt2", 1), ("modern", 2)])
+def test_pretraining_on_a_cpu_takes_torch_s_own_memory_and_muon_s_stacks(family, alike):
+    config = resolve(ModelOptions(family=family, n_layer=3, n_head=2, n_embd=64, n_inner=128), 100)
+
+    def added(kind, device):
+        recipe = Recipe(optim=OptimOptions(kind=kind))
+        parts = fit.training(recipe, config, 2, Precision("fp32", torch.device(device)))
+        return {name: parts[name] for name in ("libraries", "Muon's products") if name in parts}
+
+    matrices = 3 * (4 * 64 * 64 + (2 if family == "gpt2" else 3) * 64 * 128)
+    stacks = 4 * (2 * matrices + 5 * 3 * alike * 64 * 128)  # gate and up are of one shape
+    assert added("muon", "cpu") == {"libraries": fit.KERNELS, "Muon's products": stacks}
+    assert added("adamw", "cpu") == {"libraries": fit.KERNELS}
+    assert added("muon", "cuda") == {}
