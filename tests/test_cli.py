@@ -67,7 +67,7 @@ def test_flags_beat_the_file_and_the_file_beats_defaults(tmp_path, monkeypatch):
     import gptworks.commands.pretrain as verb
 
     seen = []
-    monkeypatch.setattr(verb, "train_run", lambda recipe, resume: seen.append((recipe, resume)))
+    monkeypatch.setattr(verb, "train_run", lambda recipe, resume, **_: seen.append((recipe, resume)))
     file = tmp_path / "r.toml"
     file.write_text(
         'data = "d"\nout = "o"\n[model]\nn_layer = 3\nn_head = 2\n[prepare]\nsources = ["x"]\n[optim]\nlr = 1\n'
@@ -86,7 +86,7 @@ def test_resuming_without_a_recipe_takes_the_runs_own(tmp_path, monkeypatch):
     import gptworks.commands.pretrain as verb
 
     seen = []
-    monkeypatch.setattr(verb, "train_run", lambda recipe, resume: seen.append(recipe))
+    monkeypatch.setattr(verb, "train_run", lambda recipe, **_: seen.append(recipe))
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.toml").write_text(f'data = "d"\nout = "{run}"\n[train]\nmax_steps = 7\n')
