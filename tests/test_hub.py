@@ -244,9 +244,9 @@ def test_an_interrupted_prepare_goes_on_at_the_revision_it_began_with(place):
     assert (status, "out of order (500)" in err) == (2, True), err
     assert list((home / "set/unfinished").glob("*.part"))
     hub.move_on(folder, "f" * 40)
-    lookalikes.openwebtext(root, ["New"])
+    lookalikes.openwebtext(root, ["New", "Newer"])
     ((status, _, err),) = typed([line], root, home)
     assert status == 0, err
     assert documents(home / "set") == [*(texts * 10)[::2], *(texts * 10)[1::2]]
     ((status, _, err),) = typed([line.replace("set", "new")], root, home)
-    assert (status, documents(home / "new")) == (0, ["New"])
+    assert (status, documents(home / "new")) == (0, ["New", "Newer"])
