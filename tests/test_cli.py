@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 from gptworks.cli import main
@@ -159,18 +157,3 @@ def test_every_way_to_fine_tune_has_those_defaults():
             given = inspect.signature(finetune[name].default_command).parameters
             assert given["optim"].default == FinetuneOptim(), name
             assert given["eval"].default == FinetuneEval(), name
-
-
-@pytest.mark.parametrize(("verb", "spins"), [("serve", 20_000), ("generate", 20_000), ("evaluate", 2_000)])
-def test_threads_that_wait_sleep_soon_but_not_between_the_operations_of_a_token(
-    monkeypatch, capsys, verb, spins
-):
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.setenv(name, "")  # so that it is put back afterwards
-        monkeypatch.delenv(name)
-    assert main([verb, "--help"]) == 0
-    assert (os.environ["OMP_WAIT_POLICY"], int(os.environ["GOMP_SPINCOUNT"])) == ("PASSIVE", spins)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    assert main([verb, "--help"]) == 0
-    assert os.environ["GOMP_SPINCOUNT"] == "7"
