@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gptworks.cli import main
-from gptworks.model import checkpoint
+from gptworks.model import checkpoint, classifier
 from gptworks.model.build import build
 from gptworks.model.config import resolve
 from gptworks.recipe import ModelOptions
@@ -121,6 +121,15 @@ def test_bad_input_is_refused_in_one_line(model: str, words: list[str], message:
     assert out == ""
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_classifier_writes_nothing(model: str, byte_tokenizer, tmp_path: Path, capsys):
+    spam = classifier.on(checkpoint.load(Path(model)), ("ham", "spam"), seed=0)
+    classifier.save(spam, tmp_path / "spam", byte_tokenizer)
+    assert main(["generate", str(tmp_path / "spam"), "--prompt", "hello"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "ask it with gptworks classify" in err
 
 
 def test_a_model_without_tokenizer_says_what_is_missing(model: str, tmp_path: Path, capsys):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from gptworks.errors import CheckpointError, ConfigError, UserError
+from gptworks.errors import ConfigError, UserError
 from gptworks.generate.settings import GenerateSettings, Int8
 from gptworks.recipefile import one_line
 
@@ -55,17 +55,12 @@ def chat(
     if settings.beams or settings.samples > 1:
         raise ConfigError("chat gives one answer as it comes: leave out --beams and --samples")
     settings.check()
+    from gptworks.generate import loading
     from gptworks.generate.conversation import Conversation
-    from gptworks.generate.loading import matching_tokenizer, open_model
-    from gptworks.model import checkpoint, classifier
 
-    folder = checkpoint.resolve(spec)
-    if classifier.is_classifier(folder):
-        raise CheckpointError(
-            f"{spec} is a classifier, which says no more than classes: ask it with gptworks classify"
-        )
-    tokenizer = matching_tokenizer(folder, spec)
-    model = open_model(folder, int8=int8)
+    folder = loading.writer(spec)
+    tokenizer = loading.matching_tokenizer(folder, spec)
+    model = loading.open_model(folder, int8=int8)
     conversation = Conversation(tokenizer, model.config.context)
     if system:
         conversation.instruct(system)

@@ -43,16 +43,14 @@ def generate(
     _check_together(stream=stream, json=json, prompt=prompt, instruction=instruction, input=input)
     settings = dataclasses.replace(settings, stop=tuple(_interpret(string) for string in settings.stop))
     settings.check()
-    from gptworks.generate import engine
-    from gptworks.generate.loading import matching_tokenizer, open_model
-    from gptworks.model import checkpoint
+    from gptworks.generate import engine, loading
 
-    folder = checkpoint.resolve(spec)
-    tokenizer = matching_tokenizer(folder, spec)
+    folder = loading.writer(spec)
+    tokenizer = loading.matching_tokenizer(folder, spec)
     asked: str | list[int] = prompt
     if instruction is not None:
         asked, prompt = _as_taught(spec, tokenizer, instruction, input), ""
-    model = open_model(folder, int8=int8)
+    model = loading.open_model(folder, int8=int8)
     if instruction is not None and settings.max_tokens is None:
         settings = dataclasses.replace(settings, max_tokens=model.config.context)
     if stream:

@@ -5,9 +5,24 @@ from pathlib import Path
 from gptworks.errors import CheckpointError
 from gptworks.model import checkpoint
 from gptworks.model.build import Model
+from gptworks.model.classifier import is_classifier
 from gptworks.model.int8 import narrow
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.world import DTYPES, default_device, fast_dtype
+
+
+def writer(spec: str) -> Path:
+    """The folder of a MODEL that writes text.
+
+    Raises:
+        CheckpointError: there is none, or it is a classifier.
+    """
+    folder = checkpoint.resolve(spec)
+    if is_classifier(folder):
+        raise CheckpointError(
+            f"{spec} is a classifier, which says no more than classes: ask it with gptworks classify"
+        )
+    return folder
 
 
 def open_model(folder: Path, *, int8: bool = False) -> Model:
