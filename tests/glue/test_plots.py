@@ -78,7 +78,7 @@ def test_differences_are_of_two_runs_at_the_same_epochs(tmp_path):
     drawn = differences(material, *material.series)
     x, y = lines(drawn.figure.axes[0])[0]
     np.testing.assert_allclose(x, [0, 1])
-    np.testing.assert_allclose(y, 3)
+    np.testing.assert_allclose(y, 3, atol=0.01)
     assert "large less small" in drawn.title
     other = make(tmp_path / "o", [checkpoint(9.0, "runs/other")], ["rte"], predict=False)
     material = series.read([campaign, other])
@@ -114,7 +114,7 @@ def test_pretraining_is_drawn_where_its_logs_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     maker(tmp_path / "runs")("small")
     tokens = [
-        Subject(f"s{step}", f"runs/small@step-{step}", step, step / 40, 128 * step)
+        Subject(f"s{step}", f"runs/small@step-{step}", step, min(step, 40) / 40, 128 * step)
         for step in (0, 20, 40, 10**7)  # the last of a longer run that was there before
     ]
     campaign = make(tmp_path / "c", tokens, ["rte"], predict=False)
