@@ -227,6 +227,8 @@ class _Handler(Writes, BaseHTTPRequestHandler):
 
     def _error(self, code: str, status: int = 404, message: str = "not found") -> None:
         headers = {"X-Error-Code": code, "X-Error-Message": message} if code or status == 401 else {}
+        if code == "EntryNotFound":  # so that a client may remember that there is none
+            headers["X-Repo-Commit"] = self._commit_now
         self._send(
             status,
             json.dumps({"error": message}).encode(),

@@ -1,5 +1,10 @@
+import dataclasses
+import os
+import typing
+
 import pytest
 
+from gptworks import recipe
 from gptworks.cli import main
 from gptworks.recipe import ModelOptions, Recipe, TrainOptions
 from gptworks.recipefile import dumps, load
@@ -163,3 +168,29 @@ def test_every_way_to_fine_tune_has_those_defaults():
             given = inspect.signature(finetune[name].default_command).parameters
             assert given["optim"].default == FinetuneOptim(), name
             assert given["eval"].default == FinetuneEval(), name
+
+
+def test_what_may_be_a_fraction_is_one_by_default_too():
+    """Or a run's recipe.toml would say 10 at first and 10.0 once it went on."""
+    tables = [made for made in vars(recipe).values() if dataclasses.is_dataclass(made)]
+    assert Recipe in tables
+    for table in tables:
+        hints = typing.get_type_hints(table)
+        for field in dataclasses.fields(table):
+            if hints[field.name] in {float, float | None}:
+                assert type(field.default) in {float, type(None)}, (table, field.name)
+
+
+@pytest.mark.parametrize(("verb", "spins"), [("serve", 20_000), ("generate", 20_000), ("evaluate", 2_000)])
+def test_threads_that_wait_sleep_soon_but_not_between_the_operations_of_a_token(
+    monkeypatch, capsys, verb, spins
+):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    assert main([verb, "--help"]) == 0
+    assert (os.environ["OMP_WAIT_POLICY"], int(os.environ["GOMP_SPINCOUNT"])) == ("PASSIVE", spins)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert main([verb, "--help"]) == 0
+    assert os.environ["GOMP_SPINCOUNT"] == "7"

@@ -77,7 +77,7 @@ def test_000_gluept(here, texts, name):
         model, base = (checkpoint.load(checkpoint.resolve(one)) for one in (run, "small-gpt2"))
         assert torch.equal(model.transformer.wte.weight[:257], base.transformer.wte.weight[:257])
     official.write(Path("GLUE"), ("wnli",), whole=True)
-    few = "--tasks wnli --data GLUE --wnli.tries 1 --wnli.epochs 0.05 --wnli.eval-every 0"
+    few = "--model small-gpt2 --tasks wnli --data GLUE --wnli.tries 1 --wnli.epochs 0.05 --wnli.eval-every 0"
     typed(f"glue {recipe} --run {run} --checkpoints 0,3 {few}")
     campaign = f"runs/gluept-{name}-glue"
     typed(f"glue plot {campaign}")

@@ -37,6 +37,9 @@ MAKES = {"prepare": "data", "tokenizer train": "tokenizer"}
 ADAPTING = {"optim": {"lr": 5e-4}}
 """Of fine-tuning with adapters, which start at nothing, where nobody says otherwise."""
 
+WRITING = {"chat", "generate", "serve"}
+"""Verbs that write text, a token at a time."""
+
 LIFE, CARE = Group("The life of a model", sort_key=1), Group("Looking around", sort_key=2)
 
 
@@ -100,7 +103,7 @@ def build() -> App:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit status: 0, or 2 when the person must change something."""
     argv = sys.argv[1:] if argv is None else argv
-    share_cores()
+    share_cores(next(iter(argv), ""))
     for out in (sys.stdout, sys.stderr):
         if isinstance(out, io.TextIOWrapper) and out in (sys.__stdout__, sys.__stderr__):
             out.reconfigure(errors="replace")  # a sample may hold what this console cannot show
@@ -129,15 +132,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def share_cores() -> None:
+def share_cores(verb: str) -> None:
     """Let threads that wait for each other sleep soon, before torch starts them.
 
     They spin by default: beside any other busy program, training on a CPU is then 5 times slower than need be, and 20
-    times at worst. A person's own setting counts.
+    times at worst. Writing text is a thousand small operations a token, between which they had better not sleep. A
+    person's own setting counts.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # GNU's: a few microseconds first
+        spins = "20000" if verb in WRITING else "2000"  # GNU's: up to a millisecond first, or a tenth of one
+        os.environ.setdefault("GOMP_SPINCOUNT", spins)
 
 
 def _refuse(message: str, status: int = 2) -> int:

@@ -109,7 +109,7 @@ class TrainOptions:
     gather_in: Literal["fp32", "precision"] = "fp32"
     """With parallel=fsdp: what blocks' weights travel in. fp32: the numbers of ddp. precision: train.precision, half
     the traffic; the weights of norms are then rounded, too. Gradients are added up in fp32 either way."""
-    wait_minutes: Positive = 10
+    wait_minutes: Positive = 10.0
     """With several processes: how long one waits for another before it gives up, and with it the run."""
     patience: PositiveInt = 5
     """A step whose loss or gradient is not finite changes nothing. After so many in a row, the run goes back to the
@@ -373,7 +373,7 @@ class PrepareOptions:
     """With another engine: parts that the work is cut into. Default: four for each worker."""
     partition: str | None = None
     """With engine=slurm: where to submit."""
-    task_hours: Positive = 24
+    task_hours: Positive = 24.0
     """With engine=slurm: time limit of a task."""
 
 

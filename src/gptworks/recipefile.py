@@ -48,6 +48,9 @@ ELSEWHERE = {
 }
 """What options are called in nanoGPT, transformers and others, and here; a command has some of these."""
 
+LONG = 400
+"""Letters of a word that is not echoed as a whole."""
+
 KINDS = {field.name: field.type for field in dataclasses.fields(Recipe)}
 
 
@@ -80,6 +83,8 @@ def load(file: Path) -> Recipe:
     except CycloptsError as error:
         words = one_line(error)
         raise ConfigError(words if str(file) in words else f"{file}: {words}") from None
+    except RecursionError:
+        raise ConfigError(f"{file} is not a recipe: its tables lie too deep in each other") from None
 
 
 def _check_texts(cls: Any, given: dict[str, Any], file: Path, prefix: str = "") -> None:
@@ -114,7 +119,10 @@ def layer(given: dict[str, Any], file: Path, verb: str = "") -> Dict:
 
 
 def one_line(error: CycloptsError) -> str:
-    """cyclopts' refusal as one line that names the option; and what it is called here, if it is known elsewhere."""
+    """cyclopts' refusal as one line that names the option; and what it is called here, if it is known elsewhere.
+
+    Of a long value it has no more than the beginning.
+    """
     if (
         isinstance(error, UnknownOptionError)
         and error.token.source == "cli"
@@ -126,7 +134,7 @@ def one_line(error: CycloptsError) -> str:
     argument = getattr(error, "argument", None)
     if argument is not None and argument.name.lstrip("-") not in text and "[" not in text:
         text = f"{argument.name}: {text}"
-    return " ".join(text.split())
+    return " ".join(word if len(word) < LONG else f"{word[:100]}..." for word in text.split())[:2000]
 
 
 def _called_here(error: UnknownOptionError) -> str:

@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -298,6 +298,14 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
+
+
+def add_rows(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Add rows to a JSONL file, synced."""
+    with file.open("a", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def cut_rows(file: Path, step: int) -> None:

@@ -177,6 +177,28 @@ def test_classify_says_what_the_model_says(straight, capsys, tmp_path, byte_toke
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["ham", "spam"]
 
 
+def test_a_table_is_classified_by_the_column_that_it_has(straight, tmp_path, capsys):
+    """Semicolons, a mark at the beginning and quotes, as a spreadsheet writes them; the name is no known one."""
+    table = tmp_path / "new.csv"
+    table.write_text('No;Nachricht\n1;"see you; soon :)"\n2;win a prize!!!\n', encoding="utf-8-sig")
+    assert gptworks(f"classify {straight} --file {table} --column Nachricht") == 0
+    said = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [(label, text) for label, _, text in said] == [
+        ("ham", "see you; soon :)"),
+        ("spam", "win a prize!!!"),
+    ]
+    assert gptworks(f"classify {straight} --file {table}") == 2
+    assert (
+        "no column looks like the text; name one with --column; there are No, Nachricht"
+        in capsys.readouterr().err
+    )
+    assert gptworks(f"classify {straight} --file {table} --column Text") == 2
+    assert "--column Text: no such column" in capsys.readouterr().err
+    table.write_text("No,Message\n1,see you\n2,\n")
+    assert gptworks(f"classify {straight} --file {table}") == 2
+    assert "row 2 has no text in Message" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft, of transformers
 def test_the_checkpoint_is_transformers_or_peft_s_with_the_same_scores(straight, base, kind, byte_tokenizer):
     from transformers import AutoModelForSequenceClassification

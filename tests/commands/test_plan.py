@@ -82,10 +82,10 @@ def test_a_dataset_says_how_many_tokens_there_are_and_measuring_how_fast_it_goes
 
 def test_a_recipe_that_fine_tunes_is_planned_by_what_it_trains(repository, capsys):
     facts = planned(f"{repository}/recipes/spam-gpt2.toml --device 8GB", capsys)
-    block, norm, head = 12 * 768**2 + 13 * 768, 2 * 768, 2 * 768
+    block, norm, head = 12 * 1280**2 + 13 * 1280, 2 * 1280, 2 * 1280
     assert facts["trained"] == block + norm + head
     assert facts["memory"]["optimizer"] == 2 * 4 * facts["trained"]
-    assert (facts["parameters"], facts["batch"], facts["fits"]) == (124_439_808, 8, True)
+    assert (facts["parameters"], facts["batch"], facts["fits"]) == (774_030_080, 8, True)
     line = f"{repository}/recipes/dalpino-lora.toml --base gpt2-medium --device h100x4"
     assert main(["plan", *line.split()]) == 0
     said = capsys.readouterr().out

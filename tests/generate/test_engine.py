@@ -229,7 +229,7 @@ def test_beams_do_not_stream(model, byte_tokenizer):
 
 def test_another_models_tokenizer_is_refused(model, byte_tokenizer):
     more = byte_tokenizer.with_special_tokens([f"<{i}>" for i in range(9)])
-    with pytest.raises(CheckpointError, match="the tokenizer has 266 ids and the model 261"):
+    with pytest.raises(CheckpointError, match="its tokenizer has 266 ids and the model 261"):
         generate(model, more, "x", GenerateSettings())
     assert generate(grow_vocabulary(model, 266), more, "x", GenerateSettings())
 

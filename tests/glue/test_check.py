@@ -303,6 +303,7 @@ def spoil(text: bytes, edit) -> bytes:
     kind, at, what = edit
     if kind == "line":  # two lines change places
         lines = text.split(b"\n")
+        at, what = at % len(lines), what % len(lines)  # an edit before this one may have joined two
         lines[at], lines[what] = lines[what], lines[at]
         return b"\n".join(lines)
     at %= len(text)

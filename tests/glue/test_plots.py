@@ -70,7 +70,7 @@ def test_the_detailed_view_is_the_beginning_where_there_is_more(campaign, tmp_pa
 
 def test_differences_are_of_two_runs_at_the_same_epochs(tmp_path):
     small = [checkpoint(e) for e in (0.0, 1.0, 2.0)]
-    large = [checkpoint(e, "runs/large") for e in (0.0, 1.0, 4.0)]
+    large = [checkpoint(e, "runs/large") for e in (0.0, 1.004, 4.0)]
     better = lambda s, task, metric, n: score(s, task, metric, n) + 0.03 * ("large" in s.model)  # noqa: E731
     campaign = make(tmp_path / "c", [*small, *large], ["rte", "stsb"], predict=False, score=better)
     material = series.read([campaign])
@@ -114,7 +114,8 @@ def test_pretraining_is_drawn_where_its_logs_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     maker(tmp_path / "runs")("small")
     tokens = [
-        Subject(f"s{step}", f"runs/small@step-{step}", step, step / 40, 128 * step) for step in (0, 20, 40)
+        Subject(f"s{step}", f"runs/small@step-{step}", step, step / 40, 128 * step)
+        for step in (0, 20, 40, 10**7)  # the last of a longer run that was there before
     ]
     campaign = make(tmp_path / "c", tokens, ["rte"], predict=False)
     drawn = plots.pretraining(series.read([campaign]))
@@ -125,6 +126,7 @@ def test_pretraining_is_drawn_where_its_logs_are(tmp_path, monkeypatch):
         y for (x, y), line in zip(lines(axes), axes.lines, strict=True) if line.get_label() == "validation"
     )
     np.testing.assert_allclose(validation, [5.7, 5.3, 4.8, 4.3, 3.8])
+    drawn.save(tmp_path / "saved")
     (tmp_path / "runs").rename(tmp_path / "gone")
     assert plots.pretraining(series.read([campaign])) is None
     assert names(plots.draw([campaign])) == ["overview", "heatmap"]

@@ -1,13 +1,16 @@
-"""Predictions: the same in any stretches, after a kill, and of STS-B in either order."""
+"""Predictions: the same in any stretches, after a kill, and of STS-B in either order; QQP's in bounded memory."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from gptworks.data.examples import Example
-from gptworks.glue.predicting import Predictor
+from gptworks.glue.predicting import STRETCH, Predictor
 from gptworks.glue.tasks import TASKS
 from gptworks.model import classifier
 from gptworks.recipe import ClassifyOptions
@@ -90,3 +93,42 @@ def test_rows_are_drawn_as_they_are_needed(byte_tokenizer, tmp_path, monkeypatch
     monkeypatch.setattr(Predictor, "__call__", count)
     here.write(TASKS["rte"].tests[0], rows(), tmp_path / "a", lambda _: None, stretch=16)
     assert held == [(16, 16), (16, 32), (16, 48), (16, 64)]
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import torch
+from gptworks.glue.data import Source
+from gptworks.glue.tasks import TASKS
+from gptworks.text.tokenizer import Tokenizer
+from gptworks.world import peak_memory
+from tests.glue.test_predicting import predictor
+
+folder, file = map(Path, sys.argv[1:])
+task = TASKS["qqp"]
+rows = Source(str(folder), folder / "copies").rows(task, task.tests[0])
+predictor("qqp", Tokenizer.load(folder / "bytes")).write(task.tests[0], rows, file, print)
+print(peak_memory(torch.device("cpu")) >> 20)
+"""
+
+
+@pytest.mark.slow
+def test_all_of_qqp_takes_no_more_memory_than_two_stretches(byte_tokenizer, tmp_path, record_property):
+    part, peaks = TASKS["qqp"].tests[0], []
+    for n in (2 * STRETCH, part.rows):
+        folder = tmp_path / str(n)
+        (folder / "QQP").mkdir(parents=True)
+        byte_tokenizer.save(folder / "bytes")
+        lines = (f"{i}\thow is {'a ' * (i % 17)}{i}?\twhat is {'a ' * (i % 13)}{i}?\n" for i in range(n))
+        with (folder / part.file).open("w") as tsv:
+            tsv.write("id\tquestion1\tquestion2\n")
+            tsv.writelines(lines)
+        words = [sys.executable, "-c", PEAK, str(folder), str(folder / "test.jsonl")]
+        root = Path(__file__).parents[2]
+        done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True)
+        with (folder / "test.jsonl").open() as made:
+            assert sum(1 for _ in made) == n
+        peaks.append(int(done.stdout.split()[-1]))
+    record_property("peak resident MiB of two stretches, and of all rows", peaks)
+    assert peaks[1] - peaks[0] < 24  # rows that were held would take half a KiB each, 180 MiB

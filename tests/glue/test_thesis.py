@@ -51,7 +51,8 @@ def test_qqp_majority_mixes_two_guesses():
 
 def test_a_subject_is_set_beside_the_line_it_is_like():
     assert thesis.like("runs/small@step-0", 0.0).name == "GluePT small, untrained"
-    assert thesis.like("runs/small@step-10", 1.0).name == "GluePT small, 1 epoch"
+    assert thesis.like("runs/small@step-10", 1.0169).name == "GluePT small, 1 epoch"
+    assert thesis.like("runs/small@step-150", 14.9999).name == "GluePT small, 15 epochs"
     assert thesis.like("gpt2", None).name.startswith("GPT-2 124M")
     assert thesis.like("openai-community/gpt2-medium", None).name.startswith("GPT-2 355M")
     assert thesis.like("runs/small", 0.5) is None

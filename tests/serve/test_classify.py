@@ -8,7 +8,7 @@ from gptworks.evaluate import attribution
 from gptworks.evaluate.verdicts import Reader
 from gptworks.model import classifier
 from gptworks.serve import classify as route
-from tests.serve.conftest import network, serving
+from tests.serve.conftest import CONTEXT, network, serving
 
 TEXTS = ["WIN a prize now", "see you at five", "né 🦊!"]
 
@@ -82,9 +82,9 @@ def test_pairs_are_read_as_in_training(client, reader):
 
 
 def test_a_text_that_is_too_long_is_cut_and_said(client):
-    long, short = ask(client, input=["a" * 300, "a" * 256])["data"]
-    assert (long["truncated"], long["n_tokens"]) == (True, 256)
-    assert (short["truncated"], short["n_tokens"]) == (False, 256)
+    long, short = ask(client, input=["a" * (CONTEXT + 44), "a" * CONTEXT])["data"]
+    assert (long["truncated"], long["n_tokens"]) == (True, CONTEXT)
+    assert (short["truncated"], short["n_tokens"]) == (False, CONTEXT)
     assert long["probabilities"] == pytest.approx(short["probabilities"], abs=1e-6)
 
 

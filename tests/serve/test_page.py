@@ -11,7 +11,7 @@ import torch
 from gptworks.model import checkpoint
 from gptworks.text.bytelevel import BYTE_ORDER
 from tests.serve.browsing import DESK, PHONE, Playground, chromium
-from tests.serve.conftest import network, serving
+from tests.serve.conftest import CONTEXT, network, serving
 
 LETTERS = range(32, 127)
 SETTINGS = {"temperature": 0.8, "top_k": 50, "top_p": 1, "min_p": 0, "repetition_penalty": 1}
@@ -164,6 +164,27 @@ def test_two_sides_answer_one_prompt_each_with_its_own_model_and_settings(open_p
     assert page.find(".lane").count() == 1
 
 
+def test_settings_open_on_both_sides_and_leave_the_answers_beside_each_other(open_page):
+    page = open_page()
+    page.find("#compare").click()
+    page.find(".toggle").first.click()
+    assert page.find(".settings").filter(visible=True).count() == 2
+    page.set("max_tokens", 4, "a")
+    page.set("max_tokens", 4, "b")
+    page.run("hello")
+    tops = page.find(".tokens").evaluate_all("all => all.map(it => it.getBoundingClientRect().top)")
+    assert len(tops) == 2
+    assert abs(tops[0] - tops[1]) < 2
+
+
+def test_on_a_phone_settings_fold_away_when_something_is_asked(open_page):
+    page = open_page(viewport=PHONE, has_touch=True)
+    page.set("max_tokens", 4)
+    assert page.find(".settings").is_visible()
+    page.run("hello")
+    assert page.find(".settings").is_hidden()
+
+
 def test_the_prompt_is_coloured_too_if_asked(open_page, up):
     page = open_page()
     page.set("max_tokens", 4)
@@ -196,6 +217,9 @@ def test_a_conversation_goes_on_and_can_be_cleared(open_page):
         {"role": "assistant", "content": first},
         {"role": "user", "content": "and then?"},
     ]
+    page.run("tell me more")
+    page.run("and more")
+    page.page.wait_for_function("innerHeight + scrollY > document.documentElement.scrollHeight - 90")
     page.find("#clear").click()
     assert page.find(".turn").count() == 0
 
@@ -289,7 +313,7 @@ def test_a_link_that_does_not_fit_still_opens_the_page(open_page, fragment):
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
 def test_nothing_is_wider_than_the_window(open_page, viewport):
     page = open_page(viewport=viewport, has_touch=viewport is PHONE)
-    page.set("max_tokens", 30)
+    page.set("max_tokens", 12)
     for mode in ("complete", "instruct", "chat", "classify"):
         page.mode(mode)
         page.run("a-very-long-word-without-any-place-to-break-it-" * 2)
@@ -300,8 +324,8 @@ def test_nothing_is_wider_than_the_window(open_page, viewport):
             page.find(".popover li").first.wait_for()
             page.page.keyboard.press("Escape")
         page.find("#compare").click()
-        for toggle in page.find(".toggle").filter(visible=True).all():
-            toggle.click()
+        if (toggle := page.find(".toggle").filter(visible=True)).count():
+            toggle.first.click()  # opens both sides
         assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), mode
         page.find("#compare").click()
 
@@ -361,9 +385,10 @@ def test_a_tap_shows_alternatives(open_page):
 
 def test_the_servers_refusal_is_one_line_that_says_what_to_do(open_page):
     page = open_page()
-    page.run("x" * 400)
+    page.run("x" * (CONTEXT + 40))
     words = page.find(".facts .trouble").inner_text()
-    assert "256" in words  # the model's context
+    assert str(CONTEXT) in words  # the model's context
+    assert page.find(".tokens").count() == 0  # the prompt does not stand before it
     assert "\n" not in words
     page.run("short")
     assert page.find(".facts .trouble").count() == 0

@@ -123,8 +123,10 @@ def test_told_to_stop_it_finishes_what_is_under_way_and_refuses_the_rest(base_fo
 
 def test_what_takes_longer_than_the_time_of_grace_is_broken_off_with_a_word(base_folder):
     with serving([base_folder], grace=0.4) as server, threads() as pool:
-        worker, _ = held(server)
+        worker, gate = held(server)
         whole = pool.submit(post, server.url, LONG)
+        server.wait(lambda: worker.scheduler.running == 1)
+        gate.steps = 2
         stream = pool.submit(post, server.url, LONG | {"stream": True})
         server.wait(lambda: worker.scheduler.running == 2)
         server.server.handle_exit(15, None)

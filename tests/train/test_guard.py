@@ -35,12 +35,15 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_a_signal_asks_and_what_was_there_before_comes_back(name):
     number = getattr(signal, name)
-    before = signal.getsignal(number)
-    with Stop() as stop:
-        assert stop.reason is None
-        os.kill(os.getpid(), number)
-        assert stop.reason == name
-    assert signal.getsignal(number) is before
+    outside = signal.signal(number, signal.SIG_DFL)  # a shell may have us ignore it
+    try:
+        with Stop() as stop:
+            assert stop.reason is None
+            os.kill(os.getpid(), number)
+            assert stop.reason == name
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, outside)
 
 
 def test_a_signal_that_is_ignored_stays_so():
@@ -54,8 +57,10 @@ def test_a_signal_that_is_ignored_stays_so():
 
 
 TWICE = """
-import os, sys, time
+import os, signal, sys, time
 import gptworks.train.guard as guard
+for number in guard.ASKS:
+    signal.signal(number, signal.SIG_DFL)
 with guard.Stop() as stop:
     for word in sys.argv[1:]:
         if word.isdigit():

@@ -39,8 +39,8 @@ FREE = {
     "glue.data",
     "glue.out",
     "glue.keep_models",
+    "glue.micro_batch",
 }
-FREE |= {"glue.micro_batch"}
 """What may be changed when a campaign goes on, besides tries: which cells there are, not how they are learned."""
 
 

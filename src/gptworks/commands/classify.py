@@ -8,7 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from gptworks import recipefile, runs
 from gptworks.errors import ConfigError, DataError
+
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".zip")
 
 
 def classify(
@@ -18,7 +21,18 @@ def classify(
     /,
     *,
     text: Annotated[tuple[str, ...], Parameter(help="A text; several are several texts.")] = (),
-    file: Annotated[Path | None, Parameter(help="A file of texts, one a line.")] = None,
+    file: Annotated[
+        Path | None,
+        Parameter(
+            help="A file of texts, one a line; or a table: .csv, .tsv, .json, .jsonl, .parquet, a zip of one."
+        ),
+    ] = None,
+    column: Annotated[
+        str | None,
+        Parameter(
+            help="The table's column with the text. Default: the one of training; else guessed by its name."
+        ),
+    ] = None,
     pair: Annotated[
         str | None, Parameter(help="The second text, where the model was trained on pairs.")
     ] = None,
@@ -27,7 +41,9 @@ def classify(
     ] = False,
 ) -> None:
     """Say the class of texts, or the number a model predicts for them."""
-    texts = [*text, *(_lines(file) if file else [])]
+    if column is not None and file is None:
+        raise ConfigError(f"--column {column} is one of a --file, and there is none")
+    texts = [*text, *(_of_file(file, column, spec) if file else [])]
     if not texts:
         raise ConfigError("classify needs --text TEXT or --file FILE")
     if any(not one.strip() for one in texts):
@@ -46,6 +62,24 @@ def classify(
         else:
             sure = answer["probabilities"][answer["label"]]
             print(f"{answer['label']}\t{sure:.4f}" + (f"\t{one}" if len(texts) > 1 else ""))
+
+
+def _of_file(file: Path, column: str | None, spec: str) -> list[str]:
+    """The texts of a table's column, or else a file's lines."""
+    if column is None and file.suffix.lower() not in TABLES:
+        return _lines(file)
+    from gptworks.data import columns, tables
+
+    found = []
+    for table in tables.read(file):
+        trained = _column_of_training(spec)
+        found += columns.texts(table, column or (trained if trained in table.columns else None))
+    return found
+
+
+def _column_of_training(spec: str) -> str | None:
+    run = Path(runs.split_spec(spec)[0])
+    return recipefile.load(run / "recipe.toml").classify.text if runs.is_run(run) else None
 
 
 def _lines(file: Path) -> list[str]:

@@ -21,7 +21,7 @@ PLAIN_SECONDS = 10
 
 
 def prepare(
-    recipe: Annotated[Path | None, Parameter(help="A TOML recipe; flags beat it.")] = None,  # noqa: ARG001 - read by cli
+    recipe: Annotated[Path | None, Parameter(help="A TOML recipe; flags beat it.")] = None,
     /,
     *,
     data: Annotated[Path | None, Parameter(name="--out", help="Folder of the Dataset.")] = None,
@@ -58,7 +58,7 @@ def prepare(
         terminal.say(f"note: {note}")
     if there:
         print(f"{data} is there already, of the same inputs: nothing to do")
-    _tell(dataset, None if there else time.monotonic() - started)
+    _tell(dataset, None if there else time.monotonic() - started, recipe)
 
 
 class _Display:
@@ -87,7 +87,7 @@ def _line(progress: Progress) -> str:
     )
 
 
-def _tell(dataset: Dataset, seconds: float | None) -> None:
+def _tell(dataset: Dataset, seconds: float | None, recipe: Path | None) -> None:
     """What was made, and what to type next."""
     from rich.console import Console
     from rich.table import Table
@@ -110,8 +110,12 @@ def _tell(dataset: Dataset, seconds: float | None) -> None:
     if seconds is not None:
         text = sum(split.text_bytes for split in dataset.splits.values())
         out.print(f"{text / 1e6:,.1f} MB in {seconds:.1f} s: {text / 1e6 / seconds:,.1f} MB/s")
+    train = f"gptworks pretrain --data {dataset.path} --out RUN --model.preset gpt2"
+    if recipe is not None:
+        train = f"gptworks pretrain {recipe} --data {dataset.path}"
     out.print(
-        f"next: gptworks pretrain --data {dataset.path} --out RUN --model.preset gpt2",
+        f"next: {train}\n"
+        f"or, for a size that the time allows: gptworks plan --hours 1 --data {dataset.path} --out recipe.toml",
         markup=False,
         soft_wrap=True,
     )

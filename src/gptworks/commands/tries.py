@@ -58,13 +58,8 @@ def run_tries(recipe: Recipe, examples: Examples, settle: Settle, *, resume: boo
         raise ConfigError(f"{run} already holds a run; add --resume to go on with it, or give another --out")
     tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(recipe.base))
     lessons = Lessons(examples.path, examples.fingerprint, tokenizer.fingerprint)
-    with (
-        leaving_at_once(STOPPED),
-        world(recipe.train.wait_minutes) as w,
-        runs.locked(
-            run, hold=w.main
-        ),  # each try's own folder is locked besides, but not the time between two
-    ):
+    # Each try's own folder is locked besides, but not the time between two.
+    with leaving_at_once(STOPPED), world(recipe.train.wait_minutes) as w, runs.locked(run, hold=w.main):
         say = voice(w)
         if resume:
             record.check_same(recipe, lessons, say, record.FINETUNING_IGNORES)

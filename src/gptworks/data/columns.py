@@ -74,6 +74,28 @@ def choose(table: Table, options: ClassifyOptions) -> Choice:
     return Choice(text, pair, label)
 
 
+def texts(table: Table, name: str | None) -> list[str]:
+    """The texts of a table: of the column named, of the one that looks like it, or of the only one.
+
+    Raises:
+        DataError: there is no such column, or a row has no text.
+    """
+    only = next(iter(table.columns)) if len(table.columns) == 1 else None
+    found = name or _named(table, TEXTS, set()) or only
+    if found not in table.columns:
+        why = (
+            f"--column {name}: no such column"
+            if name
+            else "no column looks like the text; name one with --column"
+        )
+        raise DataError(f"{table.name}: {why}; there are {_listed(table)}")
+    cells = ["" if cell is None else str(cell) for cell in table.columns[found]]
+    for row, cell in enumerate(cells, 1):
+        if not cell.strip():
+            raise DataError(f"{table.name}: row {row} has no text in {found}; leave it out")
+    return cells
+
+
 def _guess_texts(table: Table, options: ClassifyOptions) -> tuple[str, str | None]:
     lower = {name.lower(): name for name in table.columns}
     for first, second in PAIRS if options.pair is None else ():

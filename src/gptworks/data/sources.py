@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from gptworks.data import python_text
@@ -34,6 +35,8 @@ SUFFIXES: dict[str, Format] = {
     ".bin": "tokens",
 }
 """Everything else is text."""
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class File(NamedTuple):
@@ -78,7 +81,7 @@ class Source:
         return hashlib.sha256(json.dumps([listed, self.hub, python]).encode()).hexdigest()
 
 
-def find_all(options: PrepareOptions, begun: Mapping[str, str]) -> list[Source]:
+def find_all(options: PrepareOptions, begun: Mapping[str, str] = NOTHING) -> list[Source]:
     """Every source; one of which some files are named by val_source becomes two, the second of these files.
 
     `begun` has what pins the content of Hub datasets, by name, in work that is gone on with.
@@ -118,7 +121,7 @@ def _named(file: File, shard: str) -> bool:
     return any(fnmatchcase(name, shard) for name in (file.name, file.path.name, file.path.as_posix()))
 
 
-def find(name: str, options: PrepareOptions, begun: Mapping[str, str]) -> Source:
+def find(name: str, options: PrepareOptions, begun: Mapping[str, str] = NOTHING) -> Source:
     """What a source is made of; `begun` as for `find_all`.
 
     Raises:

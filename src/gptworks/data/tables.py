@@ -63,7 +63,9 @@ def _read(name: str, data: bytes) -> Table:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{name}:{line} is not UTF-8 text, Parquet or zip; save it as UTF-8") from None
+        raise DataError(
+            f"{name}:{line} is not UTF-8 text, Parquet or zip; save it as UTF-8 (in Excel: CSV UTF-8)"
+        ) from None
     columns = _json(name, text) if text.lstrip()[:1] in {"{", "["} else _delimited(name, text)
     if not columns or not next(iter(columns.values())):
         raise DataError(f"{name} holds no rows")

@@ -28,6 +28,8 @@ NAMES = {
 DOTTED = (0, (1, 1.8))
 PANEL, SIDE, HEAD = (2.85, 2.1), 0.16, 0.46
 """Inches: a small picture, the page's margin, what stands above."""
+NEAR = 0.01
+"""Share by which checkpoints of two runs may lie beside each other: each is of the step nearest to an epoch's end."""
 NARROWEST = 10.0
 """Points that a panel's axis spans at least, so that noise does not look like much."""
 
@@ -88,9 +90,12 @@ def detailed(material: Material, until: float = 2.0) -> Picture | None:
 def differences(material: Material, first: Series, second: Series) -> Picture | None:
     """How much better the second run's model is than the first's after as many epochs (or tokens, or steps)."""
     axis = material.axis
-    others = {round(at, 3): place for at, place in zip(second.at(axis), second.places, strict=True)}
-    ours = [(round(at, 3), place) for at, place in zip(first.at(axis), first.places, strict=True)]
-    pairs = [(at, place, others[at]) for at, place in ours if at in others]
+    others = list(zip(second.at(axis), second.places, strict=True))
+    pairs = []
+    for at, place in zip(first.at(axis), first.places, strict=True):
+        near, other = min(others, key=lambda one: abs(one[0] - at))
+        if abs(near - at) <= NEAR * max(near, at, 1.0):
+            pairs.append((at, place, other))
     if not pairs:
         return None
 
@@ -229,6 +234,6 @@ def _label(axes: Axes, material: Material, task: Task, colours: Sequence[str]) -
     if not material.series:
         axes.set_xticks([])
     elif material.axis == "epoch":
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     else:
         style.short_numbers(axes.xaxis)

@@ -104,7 +104,7 @@ def _marks(axes: Axes, one: Series) -> None:
     right = axes.get_xlim()[1]
     for place in one.places:
         tokens, epoch = place.subject.tokens, place.subject.epoch
-        if tokens is None:
+        if tokens is None or tokens > right:  # the log has become another, shorter run's
             continue
         axes.axvline(tokens, zorder=0, **mark)
         if epoch is not None and tokens - last > 0.055 * right:
@@ -153,7 +153,8 @@ def heatmap(material: Material) -> Picture:
     )
     size = (max(style.WIDTH, CELL[0] * (columns[-1][0] + 1) + 0.8), CELL[1] * rows + 1.1)
     title = "GLUE validation scores" + (f" by {AXES[material.axis]}" if material.series else "")
-    return style.picture("heatmap", title, paint, x="", caption=caption, size=size)
+    below = "small: less the majority's guess"
+    return style.picture("heatmap", title, paint, x=below, caption=caption, size=size)
 
 
 def _cell(axes: Axes, at: tuple[float, int], score: float, guess: float) -> None:

@@ -30,7 +30,7 @@ def _steps(options: GlueOptions) -> list[str]:
     run, asked = options.run, options.checkpoints
     assert run is not None
     if not runs.is_run(run):
-        raise CheckpointError(f"--run {run} is no run: it has no checkpoints")
+        raise CheckpointError(f"--run {run} is no run: it has no checkpoints; `gptworks pretrain` makes them")
     last = runs.find_checkpoint(run)
     if asked == "last":
         return [f"step-{_state(last)['step']}"]

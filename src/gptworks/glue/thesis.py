@@ -17,6 +17,9 @@ Split = Literal["validation", "test"]
 Points = dict[str, float]
 """Metric -> points of 100. `mean`: of the task's metrics, where only one number is known of two."""
 
+NEAR = 0.03
+"""Epochs that a checkpoint may lie beside a whole one: it is of the step that is nearest."""
+
 READ_OFF = 1.0
 """Points by which a number read off a figure may be wrong."""
 
@@ -123,7 +126,8 @@ def like(model: str, epoch: float | None) -> Row | None:
     """The line of the validation table that a subject is meant to be like: GPT-2, or so many epochs; None: none."""
     names = {"gpt2": "GPT-2 124M", "gpt2-medium": "GPT-2 355M"}
     epochs = {0: "GluePT small, untrained", 1: "GluePT small, 1 epoch", 15: "GluePT small, 15 epochs"}
-    wanted = names.get(model.rpartition("/")[2]) or epochs.get(epoch if epoch is not None else -1)  # type: ignore[call-overload] # 1.0 finds 1
+    whole = [] if epoch is None else [line for n, line in epochs.items() if abs(epoch - n) < NEAR]
+    wanted = names.get(model.rpartition("/")[2]) or next(iter(whole), None)
     return next((row for row in VALIDATION if wanted and row.name.startswith(wanted)), None)
 
 

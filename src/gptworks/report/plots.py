@@ -51,7 +51,9 @@ def loss_curve(run: Path, *, baselines: dict[str, float] | None = None, unit: st
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
     if train or val:
-        axes.legend(frameon=False)
+        axes.legend(
+            frameon=False, loc="upper right"
+        )  # looking for the best place takes seconds in a long run
     folder = run / "plots"
     folder.mkdir(exist_ok=True)
     for ending in ("svg", "png"):

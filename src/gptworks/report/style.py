@@ -18,6 +18,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 INK, QUIET, GRID, PAGE = "#24292f", "#5f6872", "#e4e7ea", "#fffffe"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00")
@@ -68,6 +69,9 @@ START = 0.02
 LEFT, RIGHT, BOTTOM, TOP = 0.58, 0.14, 0.5, 0.38
 """Inches; small enough to be read at a phone's width."""
 
+MARGIN = 0.08
+"""Inches around a PNG, which stands by itself."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -98,8 +102,11 @@ class Picture:
         """NAME.svg and NAME.png."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self.name}.svg").write_text(self.svg, encoding="utf-8")
+        width, height = self.figure.get_size_inches()
+        around = Bbox.from_extents(-MARGIN, -MARGIN, width + MARGIN, height + MARGIN)
         with mpl.rc_context(RC):
-            FigureCanvasAgg(self.figure).print_png(str(folder / f"{self.name}.png"))
+            canvas = FigureCanvasAgg(self.figure)
+            canvas.print_figure(str(folder / f"{self.name}.png"), format="png", bbox_inches=around)
 
 
 def picture(

@@ -63,6 +63,8 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
         worker.start()
     yield
     await finish(app)
+    for thread in {served.thread for served in app.state.models.values()}:
+        thread.end()
 
 
 def _routes(app: FastAPI) -> None:

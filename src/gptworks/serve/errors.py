@@ -12,6 +12,8 @@ from starlette.responses import JSONResponse
 
 from gptworks.errors import UserError
 
+CLOSING = "The server is shutting down."
+
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from gptworks.errors import ConfigError
@@ -15,6 +14,7 @@ from gptworks.generate.loading import matching_tokenizer, open_model
 from gptworks.model import checkpoint, sizing
 from gptworks.model import classifier as classifiers
 from gptworks.serve.errors import ApiError
+from gptworks.serve.modelthread import ModelThread
 from gptworks.serve.settings import ServeSettings
 from gptworks.serve.worker import Worker
 from gptworks.text.templates import Chat
@@ -38,12 +38,12 @@ class Served:
     tokenizer: Tokenizer
     context: int
     parameters: int
+    thread: ModelThread
     worker: Worker | None = None
     """Of one that writes texts."""
     classifier: classifiers.Classifier | None = None
     labels: tuple[str, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -62,20 +62,25 @@ def load(specs: Sequence[str], settings: ServeSettings, *, int8: bool = False) -
     """
     if twice := {spec for spec in specs if specs.count(spec) > 1}:
         raise ConfigError(f"{', '.join(sorted(twice))} is named twice")
-    return {spec: _load(spec, settings, int8) for spec in specs}
+    thread = ModelThread()
+    try:
+        return {spec: thread.call(_load, spec, settings, int8, thread).result() for spec in specs}
+    except BaseException:
+        thread.end()
+        raise
 
 
-def _load(spec: str, settings: ServeSettings, int8: bool) -> Served:
+def _load(spec: str, settings: ServeSettings, int8: bool, thread: ModelThread) -> Served:
     folder = checkpoint.resolve(spec)
     tokenizer, config = matching_tokenizer(folder, spec), checkpoint.read_config(folder)
-    served = Served(spec, folder, "base", tokenizer, config.context, sizing.parameters(config))
+    served = Served(spec, folder, "base", tokenizer, config.context, sizing.parameters(config), thread)
     if classifiers.is_classifier(folder):
         served.kind, served.classifier = "classifier", classifiers.load(folder).to(default_device())
         served.labels = () if served.classifier.regression else served.classifier.labels
         return served
     if tokenizer.chat_template is not None:
         served.kind = "chat" if Chat(tokenizer).takes_turns else "instruct"
-    served.worker = Worker(open_model(folder, int8=int8), tokenizer, settings)
+    served.worker = Worker(open_model(folder, int8=int8), tokenizer, settings, thread)
     return served
 
 
@@ -107,6 +112,5 @@ def _does(kind: Kind) -> str:
 
 
 async def in_thread(served: Served, function: Callable[..., T], *args: Any) -> T:
-    """Run something off the event loop, one at a time for a model."""
-    async with served.lock:
-        return await run_in_threadpool(function, *args)
+    """Run something with a model where all models compute; texts under way wait for it."""
+    return await asyncio.wrap_future(served.thread.call(function, *args))

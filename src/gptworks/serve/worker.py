@@ -1,4 +1,4 @@
-"""A model at work for the server: a thread of its own that runs the scheduler, and jobs that wait for its events."""
+"""A model at work for the server: its scheduler, stepped in the models' thread, and jobs that wait for its events."""
 
 import asyncio
 import logging
@@ -12,13 +12,12 @@ import torch
 from gptworks.generate.requests import Event, Piece, Request
 from gptworks.generate.scheduler import Scheduler
 from gptworks.model.build import Model
-from gptworks.serve.errors import ApiError
+from gptworks.serve.errors import CLOSING, ApiError
+from gptworks.serve.modelthread import ModelThread
 from gptworks.serve.settings import ServeSettings
 from gptworks.text.tokenizer import Tokenizer
 
 log = logging.getLogger("gptworks.serve")
-
-CLOSING = "The server is shutting down."
 
 
 class Job:
@@ -54,22 +53,28 @@ class Job:
 
 
 class Worker:
-    """The thread. Its scheduler is touched by nobody else."""
+    """What a model is asked to write. Its scheduler is touched by the models' thread alone."""
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, settings: ServeSettings) -> None:
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer, settings: ServeSettings, thread: ModelThread
+    ) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self._changed = threading.Condition()
+        self._thread, self._changed = thread, thread.changed
         self._arrivals: list[Job] = []
         self._leavers: set[Job] = set()
         self._open: dict[Job, int] = {}
         """Jobs that have not ended, with their numbers of prompts."""
-        self._closing = self._stop = False
-        self._thread = threading.Thread(target=self._run, name="gptworks-worker", daemon=True)
+        self._jobs: dict[int, tuple[Job, int]] = {}
+        """By ticket: whose, and which of its prompts."""
+        self._started = self._closing = self._stop = False
+        self._over = threading.Event()
         self.scheduler = self._fresh()
 
     def start(self) -> None:
         """Begin to work."""
-        self._thread.start()
+        self.model.eval()
+        self._started = True
+        self._thread.add(self)
 
     def submit(self, requests: Sequence[Request]) -> Job:
         """Take on what an HTTP request asks.
@@ -119,42 +124,41 @@ class Worker:
         with self._changed:
             self._stop = True
             self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=grace)
+        if self._started:
+            self._over.wait(grace)
 
     def _fresh(self) -> Scheduler:
         return Scheduler(self.model, self.tokenizer, self.settings.batch)
 
-    def _run(self) -> None:
-        jobs: dict[int, tuple[Job, int]] = {}  # ticket -> whose, and which of its prompts
-        self.model.eval()
-        while (come := self._next()) is not None:
-            arrivals, leavers = come
-            for job in arrivals:
-                for number, request in enumerate(job.requests):
-                    jobs[self.scheduler.add(request)] = job, number
-            if self._closing:
-                leavers |= self._refuse_waiting()
-            for ticket in [ticket for ticket, (job, _) in jobs.items() if job in leavers]:
-                self.scheduler.cancel(ticket)
-                del jobs[ticket]
-            try:
-                self._tell(self.scheduler.step(), jobs)
-            except Exception as error:  # one bad step must not end the server
-                self._fail(jobs, error)
-        for job in [*self._open]:
-            self._end(job, ApiError(503, CLOSING))
+    @property
+    def wants(self) -> bool:
+        """There is something to do."""
+        return bool(self._arrivals or self._leavers or self._closing or self.scheduler.busy)
 
-    def _next(self) -> tuple[list[Job], set[Job]] | None:
-        """Wait until there is something to do. -> jobs that came and that left; None at the end."""
+    def turn(self) -> bool:
+        """Let in who came, let go who left, and write a token of every text; False at the end."""
         with self._changed:
-            while not (self._arrivals or self._leavers or self._closing or self.scheduler.busy):
-                self._changed.wait()
-            if self._stop or (self._closing and not self._open):
-                return None
-            come = self._arrivals, self._leavers
+            ended = self._stop or (self._closing and not self._open)
+            arrivals, leavers = self._arrivals, self._leavers
             self._arrivals, self._leavers = [], set()
-            return come
+        if ended:
+            for job in [*self._open]:
+                self._end(job, ApiError(503, CLOSING))
+            self._over.set()
+            return False
+        for job in arrivals:
+            for number, request in enumerate(job.requests):
+                self._jobs[self.scheduler.add(request)] = job, number
+        if self._closing:
+            leavers |= self._refuse_waiting()
+        for ticket in [ticket for ticket, (job, _) in self._jobs.items() if job in leavers]:
+            self.scheduler.cancel(ticket)
+            del self._jobs[ticket]
+        try:
+            self._tell(self.scheduler.step())
+        except Exception as error:  # one bad step must not end the server
+            self._fail(error)
+        return True
 
     def _refuse_waiting(self) -> set[Job]:
         waiting = {job for job in self._open if not job.began}
@@ -162,10 +166,10 @@ class Worker:
             self._end(job, ApiError(503, CLOSING))
         return waiting
 
-    def _tell(self, events: list[tuple[int, Event]], jobs: dict[int, tuple[Job, int]]) -> None:
+    def _tell(self, events: list[tuple[int, Event]]) -> None:
         news: dict[Job, list[tuple[int, Event]]] = {}
         for ticket, event in events:
-            job, number = jobs[ticket]
+            job, number = self._jobs[ticket]
             job.began = True
             news.setdefault(job, []).append((number, event))
             job.left -= isinstance(event, Piece) and event.finish_reason is not None
@@ -173,20 +177,20 @@ class Worker:
             job.put(found)
             if not job.left:
                 self._end(job, None)
-                for ticket in [ticket for ticket, (whose, _) in jobs.items() if whose is job]:
-                    del jobs[ticket]
+                for ticket in [ticket for ticket, (whose, _) in self._jobs.items() if whose is job]:
+                    del self._jobs[ticket]
 
     def _end(self, job: Job, last: ApiError | None) -> None:
         with self._changed:
             if self._open.pop(job, None) is not None:
                 job.put(last)
 
-    def _fail(self, jobs: dict[int, tuple[Job, int]], error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         """Out of memory, or a bug: everyone here is told, and the next ones start afresh."""
         memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
         log.exception("a step failed")
         told = ApiError(503, "Out of memory.") if memory else ApiError(500, "The model's step failed.")
-        for job in {job for job, _ in jobs.values()}:
+        for job in {job for job, _ in self._jobs.values()}:
             self._end(job, told)
-        jobs.clear()
+        self._jobs.clear()
         self.scheduler = self._fresh()

@@ -10,7 +10,6 @@ goes on, so that a run that is stopped then goes on the same.
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ class Faults:
         documents, text = self._to_blame(report.step - 1)
         row: dict[str, Any] = {"step": report.step, "why": why, "loss": loss, "grad_norm": norm}
         row |= {"in_a_row": self.in_a_row, "skips": len(self.trainer.skips), "documents": documents}
-        self._write(row | {"text": text})
+        runs.add_rows(self.run / ROWS, [row | {"text": text}])
         more = f" and {len(documents) - 3} more" if len(documents) > 3 else ""
         self.say(
             f"step {report.step} is {why} (loss {loss:.4g}, gradient norm {norm:.4g}) and was not learned from; "
@@ -103,12 +102,6 @@ class Faults:
     def _beginning(self, row: int) -> str:
         ids = self.trainer.task.batch([row])["ids"].flatten()[:16].tolist()
         return self.tokenizer.decode(id for id in ids if id < self.tokenizer.vocab_size)[:80]
-
-    def _write(self, row: dict[str, Any]) -> None:
-        with (self.run / ROWS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
 
     def go_back(self, step: int) -> Path:
         """The checkpoint to go on from after `step`, with the data between left out. Every process calls it.

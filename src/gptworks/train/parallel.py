@@ -7,12 +7,13 @@ are used). The loop knows of them by `prepare`, `accumulate`, `whole` and `Share
 
 import copy
 import dataclasses
+import inspect
 import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,12 @@ from gptworks.recipe import TrainOptions
 from gptworks.train.precision import Precision
 from gptworks.train.shares import Shares, chunk
 from gptworks.world import World
+
+_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
+_SYNC: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False
+}
+"""Buffers are the same everywhere and stay so; torch 2.13 has renamed the option, and warns of the old name."""
 
 
 class ZeroOne(DistributedDataParallel):
@@ -117,7 +124,7 @@ def prepare(
     model = _inside(model.to(world.device), options, world)
     ids = [world.device.index] if world.device.type == "cuda" else None
     wrapper = ZeroOne if kind == "zero1" else DistributedDataParallel
-    return wrapper(model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
+    return wrapper(model, device_ids=ids, gradient_as_bucket_view=True, **_SYNC)
 
 
 def _inside(model: nn.Module, options: TrainOptions, world: World) -> nn.Module:

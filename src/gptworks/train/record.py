@@ -6,7 +6,6 @@ import platform
 import socket
 import tomllib
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -208,10 +207,9 @@ def _table(change: Change) -> str:
 
 def keep_changes(run: Path, step: int, changes: list[Change]) -> None:
     """Add to changes.jsonl what has changed at a step: recipe.toml tells only of the newest start."""
-    with (run / "changes.jsonl").open("a", encoding="utf-8") if changes else nullcontext() as file:
-        for name, was, now in changes:
-            assert file is not None
-            file.write(json.dumps({"step": step, "option": name, "was": was, "now": now}) + "\n")
+    if changes:
+        rows = ({"step": step, "option": name, "was": was, "now": now} for name, was, now in changes)
+        runs.add_rows(run / "changes.jsonl", rows)
 
 
 def _saved(run: Path) -> dict[str, Any]:

@@ -4,8 +4,6 @@ After step n the order is: its metrics row, the evaluation, the samples, the che
 everything up to n, and resuming throws away the rows after it and does that work again, identically.
 """
 
-import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -262,11 +260,7 @@ class Session:
             samples = self.duties.sample(model) if self.trainer.world.main else []
         if not self.trainer.world.main:
             return
-        with (self.run / "samples.jsonl").open("a", encoding="utf-8") as file:
-            for sample in samples:
-                file.write(json.dumps({"step": step} | sample) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        runs.add_rows(self.run / "samples.jsonl", ({"step": step} | sample for sample in samples))
         self.display.note(f"step {step}: {samples[0]['prompt']}{samples[0]['text']}"[:300] if samples else "")
 
     def _save(self, *, kept: bool) -> None:

@@ -86,6 +86,7 @@ export class Answer {
 
   conclude() {
     if (this.trouble) {
+      if (!this.box.items.length) this.box.root.remove(); // a prompt that is too long would hide what is said of it
       this.facts.replaceChildren(make("span", { class: "trouble" }, this.trouble.message));
       return announce(`${this.label} failed: ${this.trouble.message}`);
     }
@@ -100,7 +101,7 @@ export class Answer {
     const n = tokensIn(this.box.items.slice(this.kept));
     const out = [`${n} token${n === 1 ? "" : "s"}`];
     if (this.firstAfter !== undefined) out.push(`first after ${seconds(this.firstAfter)}`);
-    if (n > 1) out.push(`${speed((n - 1) / ((this.took - this.firstAfter) / 1000))} tokens/s`);
+    if (n > 1) out.push(`${speed(n / (this.took / 1000))} tokens/s`); // from Run on: several may arrive at once
     const known = this.said;
     if (known.length) {
       const mean = known.reduce((sum, { logprob }) => sum + logprob, 0) / known.length;

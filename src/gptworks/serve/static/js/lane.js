@@ -7,7 +7,7 @@ import { DEFAULTS, Panel, requested, summary } from "./settings.js";
 import { TOP } from "./tokens.js";
 
 export class Lane {
-  /** `page` has mode, colour, echo and system, and is told when something `changed` or `settled`. */
+  /** `page` has mode, colour, echo and system, is told when something `changed` or `settled`, and to `unfold` settings. */
   constructor(letter, page, { model, settings, turns }) {
     Object.assign(this, { letter, page, model, settings: { ...DEFAULTS, ...settings }, turns: [], verdict: null });
     this.panel = new Panel(`setting-${letter}`, this.settings, () => this.changed());
@@ -15,7 +15,7 @@ export class Lane {
     this.select = make("select", { "aria-label": `Model of ${letter.toUpperCase()}`, change: () => this.choose(this.select.value) });
     this.about = make("span", { class: "quiet about" });
     this.toggle = make("button", { type: "button", class: "toggle", "aria-expanded": "false",
-      "aria-controls": `panel-${letter}`, click: () => this.open(this.toggle.ariaExpanded !== "true") });
+      "aria-controls": `panel-${letter}`, click: () => this.page.unfold(!this.opened) });
     this.results = make("div", { class: "results" });
     this.panel.root.id = `panel-${letter}`;
     this.inner = make("div", { class: "inner" },
@@ -33,6 +33,11 @@ export class Lane {
     return [this.verdict, ...this.turns.flatMap(({ answers }) => answers)].filter((one) => one?.running);
   }
 
+  get opened() {
+    return this.toggle.ariaExpanded === "true";
+  }
+
+  /** Show the settings, or fold them away, where there is no room for them beside the answers. */
   open(wanted) {
     this.toggle.ariaExpanded = String(wanted);
     this.inner.classList.toggle("open", wanted);

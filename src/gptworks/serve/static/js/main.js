@@ -26,13 +26,18 @@ const page = {
   follow() {
     if (page.mode === "chat") toBottom();
   },
+  /** Settings open on both sides, so that answers stay beside each other. */
+  unfold(wanted) {
+    for (const lane of page.lanes) lane.open(wanted);
+  },
 };
 
 const toBottom = () => scrollTo(0, document.documentElement.scrollHeight);
 
+let atEnd = true;
+
 /** A chat that is read at its end stays there as it grows. */
 function stick() {
-  let atEnd = true;
   addEventListener("scroll", () => (atEnd = innerHeight + scrollY > document.documentElement.scrollHeight - 90), { passive: true });
   new ResizeObserver(() => page.mode === "chat" && atEnd && running().length && toBottom()).observe(find("lanes"));
 }
@@ -155,6 +160,7 @@ function run() {
   }
   popover.hide();
   find("trouble").hidden = true;
+  if (matchMedia("(max-width: 46rem)").matches) page.unfold(false); // or the answer would be far below
   const fresh = seed();
   const asked = page.lanes.map((lane) => lane.ask({ content, input, seed: lane.settings.seed ?? fresh }));
   if (page.mode === "chat") find("prompt").value = "";
@@ -200,7 +206,7 @@ function compare() {
     const lane = new Lane("b", page, { model: other.id, settings: first.settings });
     page.lanes.push(lane);
     lane.suit(models);
-    if (models.length === 1) lane.open(true); // the same model: it is settings that will differ
+    page.unfold(first.opened || models.length === 1); // the same model: it is settings that will differ
   }
   announce(page.lanes.length > 1 ? "Two sides." : "One side.");
   arrange();
@@ -220,6 +226,7 @@ function changed() {
 /** An answer has ended. */
 function settled() {
   changed();
+  if (page.mode === "chat" && atEnd) toBottom(); // an answer may come in one piece, between two frames
   const [a, b] = page.lanes.map((lane) => lane.turns.at(-1)?.answers.at(-1));
   if (!a || !b || a.running || b.running) return;
   for (const one of [a, b]) one.root.querySelector(".fork")?.classList.remove("fork");
