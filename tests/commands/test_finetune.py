@@ -471,7 +471,10 @@ def test_an_adapter_s_run_does_not_go_on_beside_a_base_that_changed(
 
 def test_generation_refuses_a_classifier_s_adapter(adapted, capsys):
     assert gptworks(f"generate {adapted} --prompt x") == 2
-    assert "is a classifier's adapter; ask it with gptworks classify" in capsys.readouterr().err
+    assert (
+        "is a classifier, which says no more than classes: ask it with gptworks classify"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_recipe_says_itself_what_it_is_for(base, data, repository, tmp_path, capsys):

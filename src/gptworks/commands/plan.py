@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,7 +117,7 @@ def _taught(recipe: Recipe, file: Path | None) -> Kind | None:
     return "instruct" if recipe.lora.rank else None
 
 
-def _refuse(kind: Kind, given: dict[str, object]) -> None:
+def _refuse(kind: Kind, given: Mapping[str, object]) -> None:
     name = next((name for name, value in given.items() if value is not None), None)
     if name is not None:
         raise ConfigError(
@@ -131,13 +132,14 @@ def _teaching(
     """Facts of a fine-tuning, and the same in words."""
     from gptworks.plan import devices, teaching, words
 
-    if recipe.base is None:
+    base = recipe.base
+    if base is None:
         raise ConfigError(
             f"{file or 'plan --lora.rank'} fine-tunes: say what, with --base MODEL (gpt2-xl is known by its name)"
         )
     before = load(file) if file else Recipe()
     recipe = dataclasses.replace(recipe, classify=before.classify, instruct=before.instruct)
-    facts = teaching.facts(recipe, _shape(recipe.base), kind, devices.named(wanted, recipe.train))
+    facts = teaching.facts(recipe, _shape(base), kind, devices.named(wanted, recipe.train))
     return facts, words.teaching(facts)
 
 
