@@ -2,11 +2,12 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 
 import pytest
+
+from tests.texts import write_texts
 
 FACTS = {"benchmark", "date", "commit", "device", "processor", "cores", "threads", "fast_dtype", "versions"}
 
@@ -40,25 +41,4 @@ def benchmark(repository, tmp_path):
 @pytest.fixture
 def corpus(tmp_path):
     """A file of 200 short documents."""
-    chance = random.Random(0)
-    words = [
-        "the",
-        "a",
-        "cat",
-        "dog",
-        "sat",
-        "ran",
-        "on",
-        "under",
-        "mat",
-        "tree",
-        "and",
-        "then",
-        "it",
-        "was",
-        "red",
-    ]
-    texts = [" ".join(chance.choices(words, k=chance.randint(5, 60))) + "." for _ in range(200)]
-    file = tmp_path / "docs.jsonl"
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return file
+    return write_texts(tmp_path / "docs.jsonl", 200)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from gptworks import runs
 from gptworks.cli import main
 from tests import processes
+from tests.texts import write_texts
 
 SHAPE = "--model.n-layer 2 --model.n-head 2 --model.n-embd 36 --model.context 16 --train.precision fp32"
 STEPS = (
@@ -31,26 +31,7 @@ ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    chance = random.Random(0)
-    words = [
-        "the",
-        "a",
-        "cat",
-        "dog",
-        "sat",
-        "ran",
-        "on",
-        "under",
-        "mat",
-        "tree",
-        "and",
-        "then",
-        "it",
-        "was",
-        "red",
-    ]
-    texts = [" ".join(chance.choices(words, k=chance.randint(5, 60))) + "." for _ in range(200)]
-    (folder / "docs.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_texts(folder / "docs.jsonl", 200)
     line = f"tokenizer train --sources {folder}/docs.jsonl --vocab-size 290 --out {folder}/bpe"
     assert main(shlex.split(line)) == 0
     line = f"prepare --sources {folder}/docs.jsonl --tokenizer {folder}/bpe --out {folder}/set --val-fraction 0.2"

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from gptworks import runs
 from gptworks.cli import main
 from gptworks.world import fast_dtype
+from tests.texts import write_texts
 
 TINY = [
     "--model.n-layer",
@@ -67,27 +68,7 @@ def make_dataset(source, folder, vocab_size, val_fraction=0.1):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    chance = random.Random(0)
-    words = [
-        "the",
-        "a",
-        "cat",
-        "dog",
-        "sat",
-        "ran",
-        "on",
-        "under",
-        "mat",
-        "tree",
-        "and",
-        "then",
-        "it",
-        "was",
-        "red",
-    ]
-    texts = [" ".join(chance.choices(words, k=chance.randint(5, 60))) + "." for _ in range(300)]
-    (folder / "docs.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return make_dataset(folder / "docs.jsonl", folder, 300)
+    return make_dataset(write_texts(folder / "docs.jsonl", 300), folder, 300)
 
 
 def pretrain(dataset, out, *more):
