@@ -140,8 +140,7 @@ def needs(kind):
         pytest.importorskip("ray", reason="needs gptworks[cluster]")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["datatrove", pytest.param("ray", marks=pytest.mark.slow)])
 def test_an_engine_s_dataset_is_the_plain_one_to_the_byte(texts, bpe, plain, tmp_path, kind):
     needs(kind)
     line = words(texts, bpe, tmp_path / "set", kind)
