@@ -24,7 +24,7 @@ from gptworks.recipe import ModelOptions
 from gptworks.text import templates
 from gptworks.text.templates import Chat, Message
 
-PIPE = ["--max-tokens", "12"]
+PIPE = ["--weights", "fp32", "--max-tokens", "12"]
 
 
 def letters_only(tokenizer, context):
@@ -115,7 +115,9 @@ def test_settings_change_what_is_said(folders, monkeypatch, capsys):
 
 
 def test_with_fewer_bits_it_answers_all_the_same(folders, monkeypatch, capsys):
-    out, _ = piped(monkeypatch, capsys, folders["taught"], ["/set repetition_penalty 1.1", "one"], "--int8")
+    out, _ = piped(
+        monkeypatch, capsys, folders["taught"], ["/set repetition_penalty 1.1", "one"], "--weights", "int8"
+    )
     assert len(out.strip("\n")) == 12
 
 

@@ -69,7 +69,9 @@ def test_json_says_how_likely_tokens_were_where_that_is_asked(model: str, capsys
 
 
 def test_with_fewer_bits_a_text_is_written_all_the_same(model: str, capsys):
-    assert len(json.loads(say(capsys, model, "--max-tokens", "5", "--int8", "--json"))[0]["ids"]) == 5
+    assert (
+        len(json.loads(say(capsys, model, "--max-tokens", "5", "--weights", "int8", "--json"))[0]["ids"]) == 5
+    )
 
 
 def test_every_flag_is_understood(model: str, capsys):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from gptworks.model import native
 from gptworks.model.loss import IGNORE, linear_cross_entropy
+from tests.model.test_lora import tiny
 
 compiled = pytest.mark.skipif(bool(native.why_not()), reason=f"no compiled loops here: {native.why_not()}")
 
@@ -14,7 +15,7 @@ compiled = pytest.mark.skipif(bool(native.why_not()), reason=f"no compiled loops
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch):
     """Looks again for a compiler and a library, here and after the test."""
-    looks = (native.kernels, native.why_not, native._library)
+    looks = (native.kernels, native.why_not, native._library, native._function)
     for look in looks:
         look.cache_clear()
     yield monkeypatch
@@ -155,7 +156,7 @@ def test_a_compiler_that_fails_is_quoted_in_a_line(fresh: pytest.MonkeyPatch, tm
     assert not list((tmp_path / "gptworks").glob("*")) or "OpenMP" in native.why_not()
 
 
-@pytest.mark.skipif(not native.attends(), reason="this CPU has no tiles (AMX), or no compiler")
+@pytest.mark.skipif(not native.has_tiles(), reason="this CPU has no tiles (AMX), or no compiler")
 @pytest.mark.parametrize(
     "shape", [(1, 1, 64, 64), (2, 3, 100, 64), (1, 2, 33, 32), (2, 2, 130, 128), (2, 4, 256, 64)]
 )
@@ -195,7 +196,7 @@ def test_attention_is_left_to_pytorch_where_it_does_not_suit():
     assert native.attention(half, half[:, :1], half[:, :1]) is None
 
 
-@pytest.mark.skipif(not native.attends(), reason="this CPU has no tiles (AMX), or no compiler")
+@pytest.mark.skipif(not native.has_tiles(), reason="this CPU has no tiles (AMX), or no compiler")
 def test_a_value_that_is_not_finite_is_not_swallowed():
     qkv = torch.randn(1, 2, 64, 32).bfloat16()
     qkv[0, 1, 40, 3] = torch.nan
@@ -206,3 +207,93 @@ def test_a_value_that_is_not_finite_is_not_swallowed():
     assert q.grad is not None
     assert not q.grad[0, 1].isfinite().all()
     assert q.grad[0, 0].isfinite().all()
+
+
+tiled = pytest.mark.skipif(not native.has_tiles(), reason="this CPU has no tiles (AMX), or no compiler")
+
+
+def few(rows: int, n: int = 48, k: int = 96) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    chance = torch.Generator().manual_seed(rows)
+    shapes = (rows, k), (n, k), (n,)
+    x, weight, bias = (torch.randn(shape, generator=chance).bfloat16() for shape in shapes)
+    return x, weight, bias
+
+
+@tiled
+@pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 31, 32])
+@pytest.mark.parametrize("biased", [False, True])
+@torch.no_grad()
+def test_few_rows_times_a_matrix_are_torchs_product(rows: int, biased: bool):
+    x, weight, bias = few(rows)
+    bias = bias if biased else None
+    exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    y = native.few_rows(x, weight, bias)
+    assert y is not None
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=1e-5)  # rounded once
+    for row in range(rows):  # whoever else is there
+        assert torch.equal(native.few_rows(x[row], weight, bias), y[row])
+
+
+@tiled
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 16, 17, 100])
+@torch.no_grad()
+def test_few_rows_times_int8_lose_nothing_of_the_rows(rows: int):
+    x, weight, bias = few(rows, n=64, k=128)
+    x[0, 5] = 300.0  # one that is far larger than the others, as GPT-2's activations have
+    eights = (weight * 30).round().clamp(-127, 127).to(torch.int8)
+    scales = torch.rand(64, generator=torch.Generator().manual_seed(9)) / 30
+    exact = F.linear(x.double(), eights.double() * scales.double()[:, None], bias.double())
+    y = native.few_rows(x, eights, bias, scales)
+    assert y is not None
+    coarse = x.double().abs().amax(1, keepdim=True) / 127 / 254 / 2 * (eights.double().abs().sum(1) * scales)
+    assert ((y.double() - exact).abs() <= exact.abs() * 2**-8 + coarse + 1e-5).all()
+    assert torch.equal(native.few_rows(x[:1], eights, bias, scales), y[:1])
+
+
+@tiled
+@torch.no_grad()
+def test_few_rows_of_zeros_and_of_what_is_not_finite():
+    x, weight, bias = few(3)
+    x[0], x[1, 4], x[2, 4] = 0.0, torch.nan, torch.inf
+    y = native.few_rows(x, weight, bias)
+    assert y is not None
+    assert torch.equal(y[0], bias)
+    assert y[1].isnan().all()
+    assert not y[2].isfinite().any()
+    eights = torch.ones(48, 128, dtype=torch.int8)
+    y = native.few_rows(F.pad(x, (0, 32)), eights, bias, torch.ones(48))
+    assert y is not None
+    assert torch.equal(y[0], bias)
+    assert not y[1:].isfinite().any()
+
+
+@torch.no_grad()
+def test_what_the_tiles_do_not_suit_is_left_to_torch():
+    x, weight, bias = few(4)
+    assert native.few_rows(x.float(), weight.float(), None) is None
+    assert native.few_rows(x, weight[:40], None) is None
+    assert native.few_rows(x[:, :80].contiguous(), weight[:, :80].contiguous(), None) is None
+    assert native.few_rows(x, weight[:, ::2], None) is None
+    assert native.few_rows(x, weight, bias.float()) is None
+    assert native.few_rows(x[:0], weight, None) is None
+    assert native.few_rows(few(33)[0], weight, None) is None
+    with torch.enable_grad():
+        assert native.few_rows(x, weight, None) is None
+
+
+@tiled
+@pytest.mark.parametrize("family", ["gpt2", "modern"])
+def test_a_network_s_step_is_the_same_with_the_tiles_to_rounding(family, monkeypatch: pytest.MonkeyPatch):
+    model = tiny(family, n_embd=64, n_inner=128, init_std=0.05).bfloat16().eval()
+    asked = []
+    quick = native.few_rows
+    monkeypatch.setattr(native, "few_rows", lambda *given: asked.append(quick(*given)) or asked[-1])
+    ids = torch.tensor([[5, 9, 30]])
+    with torch.inference_mode():
+        found = model.logits(model(ids))
+        monkeypatch.setattr(native, "few_rows", lambda *_: None)
+        wanted = model.logits(model(ids))
+    assert asked
+    assert all(y is not None for y in asked)
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)

@@ -89,7 +89,7 @@ def serving(folders: Sequence[Path], *, key: str | None = None, **settings) -> I
     """The real server on a free port; a model's name is its folder's."""
     options = ServeSettings(**{"port": 0, "grace": 5.0} | settings)
     served = {}
-    for folder, one in zip(folders, models.load([*map(str, folders)], options).values(), strict=True):
+    for folder, one in zip(folders, models.load([*map(str, folders)], options, "fp32").values(), strict=True):
         one.name = folder.name
         served[folder.name] = one
     app = create_app(served, options, key=key)

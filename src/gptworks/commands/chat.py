@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from gptworks.errors import ConfigError, UserError
-from gptworks.generate.settings import GenerateSettings, Int8
+from gptworks.generate.settings import GenerateSettings, WeightsOption
 from gptworks.recipefile import one_line
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def chat(
     *,
     system: Annotated[str, Parameter(help="Who the model is to be, in its own words.")] = "",
     settings: Annotated[GenerateSettings, Parameter(name="*")] = DEFAULTS,
-    int8: Int8 = False,
+    weights: WeightsOption = "auto",
 ) -> None:
     """Talk to a model in the terminal; /help says what else can be typed. From a pipe, a line is a turn."""
     if settings.beams or settings.samples > 1:
@@ -60,7 +60,7 @@ def chat(
 
     folder = loading.writer(spec)
     tokenizer = loading.matching_tokenizer(folder, spec)
-    model = loading.open_model(folder, int8=int8)
+    model = loading.open_model(folder, weights)
     conversation = Conversation(tokenizer, model.config.context)
     if system:
         conversation.instruct(system)

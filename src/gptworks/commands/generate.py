@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from gptworks.errors import ConfigError
-from gptworks.generate.settings import GenerateSettings, Int8
+from gptworks.generate.settings import GenerateSettings, WeightsOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +32,7 @@ def generate(
     ] = None,
     input: Annotated[str, Parameter(help="What the instruction is about.")] = "",
     settings: Annotated[GenerateSettings, Parameter(name="*")] = GenerateSettings(),  # noqa: B008 - frozen
-    int8: Int8 = False,
+    weights: WeightsOption = "auto",
     stream: Annotated[bool, Parameter(negative=(), help="Print the text as it comes.")] = False,
     json: Annotated[
         bool,
@@ -50,7 +50,7 @@ def generate(
     asked: str | list[int] = prompt
     if instruction is not None:
         asked, prompt = _as_taught(spec, tokenizer, instruction, input), ""
-    model = loading.open_model(folder, int8=int8)
+    model = loading.open_model(folder, weights)
     if instruction is not None and settings.max_tokens is None:
         settings = dataclasses.replace(settings, max_tokens=model.config.context)
     if stream:

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gptworks.errors import ConfigError
-from gptworks.generate.settings import Int8
+from gptworks.generate.settings import WeightsOption
 from gptworks.serve.settings import ServeSettings
 
 
@@ -21,7 +21,7 @@ def serve(
     /,
     *,
     settings: Annotated[ServeSettings, Parameter(name="*")] = ServeSettings(),  # noqa: B008 - frozen
-    int8: Int8 = False,
+    weights: WeightsOption = "auto",
 ) -> None:
     """Serve models to OpenAI's clients, and on a page to try them out."""
     if not models:
@@ -39,7 +39,7 @@ def serve(
     tune_allocator()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     with running.listen(settings) as listener:
-        app = create_app(served.load(models, settings, int8=int8), settings, key=key)
+        app = create_app(served.load(models, settings, weights), settings, key=key)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{port}", flush=True)

@@ -67,12 +67,12 @@ def candidates(logits: Tensor, settings: GenerateSettings) -> tuple[Tensor, Tens
 
     The ids are None if every token of the vocabulary is there, in its place.
     """
-    scores, ids = logits / settings.temperature, None
+    scores, ids = logits, None
     if 0 < settings.top_k < logits.shape[1]:
         scores, ids = scores.topk(settings.top_k)
     elif settings.top_p < 1:
         scores, ids = scores.sort(descending=True)
-    weights = scores.softmax(-1)
+    weights = (scores / settings.temperature).softmax(-1)
     if settings.top_p < 1:
         likelier = weights.cumsum(-1) - weights
         weights = weights.masked_fill(likelier >= settings.top_p, 0.0)

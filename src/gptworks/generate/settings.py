@@ -12,14 +12,17 @@ from cyclopts.validators import Number
 
 from gptworks.errors import ConfigError
 
-Int8 = Annotated[
-    bool,
+Weights = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+"""What a model opened for generation keeps its weights in: most of a token's time goes into reading them."""
+
+WeightsOption = Annotated[
+    Weights,
     Parameter(
-        negative=(),
-        help="Keep weights in 8 bits: a fourth of the bytes to read for a token; a little is lost.",
+        name="--weights",
+        help="auto: bf16 (fp16) where the hardware reads and multiplies them faster, else fp32, in which a text is the "
+        "same alone and among others. int8: half the bytes again; a little is lost.",
     ),
 ]
-"""A model opened for generation in 8 bits, as a flag."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from gptworks.model import native
 from gptworks.model.attention import Layout, attend, causal_mask
 from gptworks.model.cache import Cache
 from gptworks.model.config import ModelConfig
+from gptworks.model.linear import Linear, linear
 
 
 class Attention(nn.Module):
@@ -27,8 +28,8 @@ class Attention(nn.Module):
         C = config.n_embd
         self.layer, self.n_head = layer, config.n_head
         self.drop_weights, self.drop_out = config.drop("attention"), config.drop("attention_out")
-        self.c_attn = nn.Linear(C, 3 * C, bias="qkv" in config.bias)
-        self.c_proj = nn.Linear(C, C, bias="proj" in config.bias)
+        self.c_attn = Linear(C, 3 * C, bias="qkv" in config.bias)
+        self.c_proj = Linear(C, C, bias="proj" in config.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         B, T, C = x.shape
@@ -47,8 +48,8 @@ class MLP(nn.Module):
         super().__init__()
         self.gelu = F.gelu if config.activation == "gelu" else native.gelu
         self.drop_out = config.drop("mlp_out")
-        self.c_fc = nn.Linear(config.n_embd, config.n_inner, bias="mlp" in config.bias)
-        self.c_proj = nn.Linear(config.n_inner, config.n_embd, bias="mlp" in config.bias)
+        self.c_fc = Linear(config.n_embd, config.n_inner, bias="mlp" in config.bias)
+        self.c_proj = Linear(config.n_inner, config.n_embd, bias="mlp" in config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gelu(self.c_fc(x))
@@ -113,7 +114,7 @@ class GPT2(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = Transformer(config)
-        self.lm_head = None if config.tied else nn.Linear(config.n_embd, config.padded_vocab, bias=False)
+        self.lm_head = None if config.tied else Linear(config.n_embd, config.padded_vocab, bias=False)
         self.narrow_head: nn.Module | None = None  # int8.py has one
 
     def forward(self, ids: Tensor, cache: Cache | None = None, layout: Layout | None = None) -> Tensor:
@@ -134,7 +135,7 @@ class GPT2(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) hidden states -> (..., vocab_size) float32 logits."""
         head = self.narrow_head
-        scores = F.linear(hidden, self.head_weight) if head is None else head(hidden)
+        scores = linear(hidden, self.head_weight) if head is None else head(hidden)
         return scores[..., : self.config.vocab_size].float()
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gptworks.errors import ConfigError
 from gptworks.model import narrow
+from gptworks.model.linear import Linear
 from gptworks.model.narrow import Bits, Narrow
 from gptworks.recipe import LoraOptions
 
@@ -78,7 +79,7 @@ class LoraLinear(nn.Linear):
     def merged(self) -> nn.Linear:
         """The same layer without adapter: its change is added to the weight."""
         assert self.narrow is None, "a weight in few bits is not what the adapter will be merged into"
-        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        plain = Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         with torch.no_grad():
             change = self.scaling * (self.lora_B.float() @ self.lora_A.float())
             weight = (self.weight.float() + change).to(self.weight.dtype)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gptworks.model.attention import Layout, attend, causal_mask
 from gptworks.model.cache import Cache
 from gptworks.model.config import ModelConfig
+from gptworks.model.linear import Linear, linear
 from gptworks.model.rmsnorm import RMSNorm
 
 
@@ -50,10 +51,10 @@ class Attention(nn.Module):
         C, H, K, D = config.n_embd, config.n_head, config.n_kv_head, config.head_dim
         self.layer, self.head_dim = layer, D
         self.drop_weights, self.drop_out = config.drop("attention"), config.drop("attention_out")
-        self.q_proj = nn.Linear(C, H * D, bias=False)
-        self.k_proj = nn.Linear(C, K * D, bias=False)
-        self.v_proj = nn.Linear(C, K * D, bias=False)
-        self.o_proj = nn.Linear(H * D, C, bias=False)
+        self.q_proj = Linear(C, H * D, bias=False)
+        self.k_proj = Linear(C, K * D, bias=False)
+        self.v_proj = Linear(C, K * D, bias=False)
+        self.o_proj = Linear(H * D, C, bias=False)
         self.q_norm = RMSNorm(D, config.norm_eps)
         self.k_norm = RMSNorm(D, config.norm_eps)
 
@@ -76,9 +77,9 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.drop_out = config.drop("mlp_out")
-        self.gate_proj = nn.Linear(config.n_embd, config.n_inner, bias=False)
-        self.up_proj = nn.Linear(config.n_embd, config.n_inner, bias=False)
-        self.down_proj = nn.Linear(config.n_inner, config.n_embd, bias=False)
+        self.gate_proj = Linear(config.n_embd, config.n_inner, bias=False)
+        self.up_proj = Linear(config.n_embd, config.n_inner, bias=False)
+        self.down_proj = Linear(config.n_inner, config.n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.silu(self.gate_proj(x)) * self.up_proj(x)
@@ -139,7 +140,7 @@ class Modern(nn.Module):
         super().__init__()
         self.config = config
         self.model = Transformer(config)
-        self.lm_head = None if config.tied else nn.Linear(config.n_embd, config.padded_vocab, bias=False)
+        self.lm_head = None if config.tied else Linear(config.n_embd, config.padded_vocab, bias=False)
         self.narrow_head: nn.Module | None = None  # int8.py has one
 
     def forward(self, ids: Tensor, cache: Cache | None = None, layout: Layout | None = None) -> Tensor:
@@ -160,5 +161,5 @@ class Modern(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) hidden states -> (..., vocab_size) float32 logits."""
         head = self.narrow_head
-        scores = F.linear(hidden, self.head_weight) if head is None else head(hidden)
+        scores = linear(hidden, self.head_weight) if head is None else head(hidden)
         return scores[..., : self.config.vocab_size].float()

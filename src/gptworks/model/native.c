@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512BF16__)
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AMX_TILE__) && defined(__AVX512BF16__)
 #define TILES
 #include <immintrin.h>
 #include <stdlib.h>
@@ -128,7 +128,22 @@ void gelu_backward(const uint16_t *grad, const uint16_t *x, uint16_t *out, int64
 
 #ifdef TILES
 
-enum { BLOCK = 64 };
+enum { BLOCK = 64, TILE = 16 };
+
+/* Tiles of 16 rows of 64 bytes; B's, and those of what is made with them, of so many columns of 4 bytes. */
+static inline void configure(int64_t columns)
+{
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } tiles __attribute__((aligned(64))) = {.palette = 1};
+    for (int tile = 0; tile < 8; tile++) {
+        tiles.bytes[tile] = tile == 4 || tile == 5 ? 64 : (uint16_t)(4 * columns);
+        tiles.rows[tile] = TILE;
+    }
+    _tile_loadconfig(&tiles);
+}
 
 /* C (32 x 32) = or += A (32 x 32 steps) B. Strides in bytes. */
 static inline void product(const void *a, long lda, const void *b, long ldb, float *c, long ldc, int steps, int add)
@@ -262,7 +277,7 @@ static void head(const uint16_t *q, const uint16_t *k, const uint16_t *v, const 
 }
 
 /* Whether the operating system lets this process use the tiles; it must be asked once. */
-int64_t attention_ready(void)
+int64_t tiles_ready(void)
 {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
@@ -279,16 +294,7 @@ int64_t attention_backward(const struct tensor *of, uint16_t *dq, uint16_t *dk, 
     int64_t failed = 0;
 #pragma omp parallel
     {
-        struct {
-            uint8_t palette, start, reserved[14];
-            uint16_t bytes[16];
-            uint8_t rows[16];
-        } tiles __attribute__((aligned(64))) = {.palette = 1};
-        for (int tile = 0; tile < 8; tile++) {
-            tiles.bytes[tile] = 64;
-            tiles.rows[tile] = 16;
-        }
-        _tile_loadconfig(&tiles);
+        configure(TILE);
         char *mine = aligned_alloc(64, (room + 63) / 64 * 64);
         if (!mine) {
 #pragma omp atomic write
@@ -311,9 +317,152 @@ int64_t attention_backward(const struct tensor *of, uint16_t *dq, uint16_t *dk, 
     return failed;
 }
 
+/* Few rows times a matrix, as in generation: what takes the time is to read the matrix, once, as it lies. So its rows
+   are A, and x, transposed, is B: the four bytes of a column are two bfloat16, or four int8. */
+
+/* 32 successive values of each of m rows -> 16 rows of B, which lie `apart`. */
+static void halves(const uint16_t *x, int64_t m, int64_t k, char *to, int64_t apart)
+{
+    for (int64_t j = 0; j < m; j++)
+        for (int64_t i = 0; i < 32; i += 2)
+            memcpy(to + i / 2 * apart + 4 * j, x + j * k + i, 4);
+}
+
+/* 64 successive values as two columns of int8 each: x = scale (first + second / 254), 16 bits of the row's largest. */
+static void eights(const uint16_t *x, const float *scale, int64_t m, int64_t k, char *to, int64_t apart)
+{
+    for (int64_t j = 0; j < m; j++) {
+        int8_t parts[2][64];
+        float share = 1.0f / scale[j];
+        for (int i = 0; i < 64; i++) {
+            float value = widen(x[j * k + i]) * share, first = __builtin_rintf(value);
+            parts[0][i] = (int8_t)first;
+            parts[1][i] = (int8_t)__builtin_rintf((value - first) * 254.0f);
+        }
+        for (int i = 0; i < 64; i += 4) {
+            memcpy(to + i / 4 * apart + 8 * j, parts[0] + i, 4);
+            memcpy(to + i / 4 * apart + 8 * j + 4, parts[1] + i, 4);
+        }
+    }
+}
+
+/* The largest of k values, of either sign, is 127 times this; NaN, whose bits are the largest of all, is kept. */
+static float scale_of(const uint16_t *x, int64_t k)
+{
+    uint16_t largest = 1;
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < k; i++)
+        largest = (x[i] & 0x7fff) > largest ? x[i] & 0x7fff : largest;
+    return largest < 0x0080 ? 1e-30f : widen(largest) / 127.0f;
+}
+
+union sums { /* of 32 rows of a matrix with 32 columns */
+    float of_halves[32][32];
+    int32_t of_eights[32][32];
+};
+
+/* 32 rows of the matrix (16 if not `both`) of `bytes` each times 16 columns of B (32 if `wider`). */
+static inline void strip(const char *w, int64_t bytes, int both, const char *b, int64_t apart, int wider, int of_eights,
+                         union sums *sums)
+{
+    const char *w2 = both ? w + TILE * bytes : w;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t at = 0; at < bytes; at += 64) {
+        const char *columns = b + at / 4 * apart;
+        _tile_loadd(4, w + at, bytes);
+        _tile_loadd(5, w2 + at, bytes);
+        _tile_loadd(6, columns, apart);
+        if (of_eights) {
+            _tile_dpbssd(0, 4, 6);
+            _tile_dpbssd(2, 5, 6);
+        } else {
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(2, 5, 6);
+        }
+        if (!wider)
+            continue;
+        _tile_loadd(7, columns + 64, apart);
+        if (of_eights) {
+            _tile_dpbssd(1, 4, 7);
+            _tile_dpbssd(3, 5, 7);
+        } else {
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, &sums->of_eights[0][0], 128);
+    _tile_stored(2, &sums->of_eights[16][0], 128);
+    if (wider) {
+        _tile_stored(1, &sums->of_eights[0][16], 128);
+        _tile_stored(3, &sums->of_eights[16][16], 128);
+    }
+}
+
+/* y (m, n) = x (m, k) times the transpose of (n, k) w, plus n biases if there are any. w is bfloat16, or int8 where
+   there are `scales` for its rows; all else is bfloat16. n is a multiple of 16; rows of w are of 64 bytes, or several.
+   -> 0, or 1 without memory. */
+int64_t few_rows(const uint16_t *x, const char *w, const float *scales, const uint16_t *bias, uint16_t *y, int64_t m,
+                 int64_t n, int64_t k)
+{
+    int64_t each = scales ? 2 : 1, columns = m * each, bytes = scales ? k : 2 * k;
+    int64_t width = columns < TILE ? columns : (columns + TILE - 1) / TILE * TILE, apart = 4 * width;
+    char *b = aligned_alloc(64, (size_t)(bytes / 4 * apart + 4 * m + 63) / 64 * 64);
+    if (!b)
+        return 1;
+    float *scale = (float *)(b + bytes / 4 * apart);
+#pragma omp parallel
+    {
+        union sums sums __attribute__((aligned(64)));
+        configure(width < TILE ? width : TILE);
+        if (scales) {
+#pragma omp for schedule(static)
+            for (int64_t j = 0; j < m; j++)
+                scale[j] = scale_of(x + j * k, k);
+        }
+#pragma omp for schedule(static)
+        for (int64_t at = 0; at < bytes; at += 64)
+            if (scales)
+                eights(x + at, scale, m, k, b + at / 4 * apart, apart);
+            else
+                halves(x + at / 2, m, k, b + at / 4 * apart, apart);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < n; i += 32) {
+            int64_t rows = n - i < 32 ? 16 : 32;
+            float plus[32] = {0}, times[32];
+            for (int64_t r = 0; r < rows; r++) {
+                plus[r] = bias ? widen(bias[i + r]) : 0.0f;
+                times[r] = scales ? scales[i + r] : 1.0f;
+            }
+            for (int64_t at = 0; at < columns; at += 32) {
+                int64_t end = (at + 32 < columns ? at + 32 : columns) / each;
+                strip(w + i * bytes, bytes, rows == 32, b + 4 * at, apart, columns - at > TILE, scales != NULL, &sums);
+                for (int64_t j = at / each; j < end; j++) {
+                    int64_t c = j * each - at;
+                    uint16_t *to = y + j * n + i;
+                    if (scales) {
+                        for (int64_t r = 0; r < rows; r++) {
+                            float sum = (float)sums.of_eights[r][c] + (float)sums.of_eights[r][c + 1] * (1.0f / 254.0f);
+                            to[r] = narrow(sum * scale[j] * times[r] + plus[r]);
+                        }
+                    } else {
+                        for (int64_t r = 0; r < rows; r++)
+                            to[r] = narrow(sums.of_halves[r][c] + plus[r]);
+                    }
+                }
+            }
+        }
+        _tile_release();
+    }
+    free(b);
+    return 0;
+}
+
 #else
 
-int64_t attention_ready(void)
+int64_t tiles_ready(void)
 {
     return 0;
 }

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,11 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["attends", "attention", "cross_entropy", "gelu", "kernels", "why_not"]
+__all__ = ["attention", "cross_entropy", "few_rows", "gelu", "has_tiles", "kernels", "why_not"]
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 WIDE = "-mprefer-vector-width=512"
 """GCC and Clang are shy of AVX512's full width, for the sake of older CPUs' clocks."""
+
+FEW, FEW_EIGHTS = 32, 128
+"""Rows from which PyTorch's product is the faster one: of bfloat16, and of int8 that are widened for it."""
 
 
 @cache
@@ -113,7 +117,11 @@ def gelu(x: Tensor) -> Tensor:
         or kernels() is None
     ):
         return F.gelu(x, approximate="tanh")
-    y: Tensor = _Gelu.apply(x)  # type: ignore[assignment] # not annotated
+    if torch.is_grad_enabled():
+        y: Tensor = _Gelu.apply(x)  # type: ignore[assignment] # not annotated
+        return y
+    x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    _call("gelu", x, y, x.numel())
     return y
 
 
@@ -135,9 +143,9 @@ class _Gelu(torch.autograd.Function):
 
 
 @cache
-def attends() -> bool:
-    """Whether this CPU has the tiles (AMX) that attention's backward pass is written for, and we may use them."""
-    return kernels() is not None and bool(_call("attention_ready"))
+def has_tiles() -> bool:
+    """Whether this CPU has the tiles (AMX) that some of the loops are written for, and we may use them."""
+    return kernels() is not None and bool(_call("tiles_ready"))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
@@ -148,7 +156,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor | None:
     suits = (
         q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape == k.shape and q.shape[3] % 32 == 0
     )
-    if not suits or not torch.is_grad_enabled() or torch.compiler.is_compiling() or not attends():
+    if not suits or not torch.is_grad_enabled() or torch.compiler.is_compiling() or not has_tiles():
         return None
     if not (q.requires_grad or k.requires_grad or v.requires_grad) or q.shape[2] < 32:
         return None
@@ -175,9 +183,40 @@ class _Attention(torch.autograd.Function):
         return tuple(grad.transpose(1, 2) for grad in made)
 
 
-def _call(name: str, *arguments: Tensor | int) -> int:
+def few_rows(x: Tensor, weight: Tensor, bias: Tensor | None, scales: Tensor | None = None) -> Tensor | None:
+    """(..., k) x, (n, k) weight -> (..., n) x W' + bias in about the time it takes to read the weights; no gradient.
+
+    The weight is bfloat16, or int8 with (n,) float32 scales, everything else bfloat16. A row's result is the same
+    whatever other rows there are. None where that is not possible or does not pay.
+    """
+    if x.dtype != torch.bfloat16 or torch.is_grad_enabled() or x.device.type != "cpu":
+        return None
+    n, k = weight.shape
+    rows = x.numel() // k
+    suits = (
+        weight.dtype == (torch.bfloat16 if scales is None else torch.int8)
+        and (bias is None or bias.dtype == torch.bfloat16)
+        and (n % 16, k * weight.element_size() % 64) == (0, 0)
+        and 0 < rows <= (FEW if scales is None else FEW_EIGHTS)
+        and weight.is_contiguous()
+    )
+    if not suits or torch.compiler.is_compiling() or not has_tiles():
+        return None
+    x = x.contiguous()
+    y = x.new_empty(*x.shape[:-1], n)
+    if _call("few_rows", x, weight, scales, bias, y, rows, n, k):
+        raise MemoryError("few_rows")
+    return y
+
+
+def _call(name: str, *arguments: Tensor | int | None) -> int:
     """Tensors are passed by their address, numbers as int64."""
+    given = [a.data_ptr() if isinstance(a, Tensor) else a or 0 for a in arguments]
+    return _function(name, len(given))(*given)
+
+
+@cache
+def _function(name: str, n_arguments: int) -> Callable[..., int]:
     function = getattr(kernels(), name)
-    function.restype = ctypes.c_int64
-    given = (ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments)
-    return function(*given)
+    function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_int64] * n_arguments
+    return function

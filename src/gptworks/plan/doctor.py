@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gptworks.generate.loading import best_weights
+from gptworks.model import native
 from gptworks.train import parallel
 from gptworks.train.peak import measured_flops
 from gptworks.train.precision import Precision
@@ -243,8 +245,18 @@ def choices(device: torch.device, tried_out: dict[str, Any]) -> dict[str, str]:
         "device": f"{describe(device)}: the best that torch sees",
         "train.precision": f"{dtype}: {why}",
         "train.compile": f"{'on' if compiles else 'off'}: {reason}",
+        "--weights": _weights(device),
         "attention": f"{working[0] if working else 'none'}: the first of torch's kernels that runs",
     }
+
+
+def _weights(device: torch.device) -> str:
+    best = best_weights(device)
+    if device.type != "cpu":
+        return f"{best}: half the bytes to read for a token"
+    if best == "bf16":
+        return "bf16: compiled loops read it at full speed, with AMX"
+    return f"fp32: bf16 would be slower; {native.why_not() or 'this CPU has no AMX'}"
 
 
 def fixes(found: dict[str, Any], device: torch.device) -> list[str]:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from gptworks.errors import ConfigError
 from gptworks.generate.loading import matching_tokenizer, open_model
+from gptworks.generate.settings import Weights
 from gptworks.model import checkpoint, sizing
 from gptworks.model import classifier as classifiers
 from gptworks.serve.errors import ApiError
@@ -53,7 +54,7 @@ class Served:
         return said | ({"labels": list(self.labels)} if self.labels else {})
 
 
-def load(specs: Sequence[str], settings: ServeSettings, *, int8: bool = False) -> dict[str, Served]:
+def load(specs: Sequence[str], settings: ServeSettings, weights: Weights = "auto") -> dict[str, Served]:
     """The models of a command line, each on its device.
 
     Raises:
@@ -64,13 +65,13 @@ def load(specs: Sequence[str], settings: ServeSettings, *, int8: bool = False) -
         raise ConfigError(f"{', '.join(sorted(twice))} is named twice")
     thread = ModelThread()
     try:
-        return {spec: thread.call(_load, spec, settings, int8, thread).result() for spec in specs}
+        return {spec: thread.call(_load, spec, settings, weights, thread).result() for spec in specs}
     except BaseException:
         thread.end()
         raise
 
 
-def _load(spec: str, settings: ServeSettings, int8: bool, thread: ModelThread) -> Served:
+def _load(spec: str, settings: ServeSettings, weights: Weights, thread: ModelThread) -> Served:
     folder = checkpoint.resolve(spec)
     tokenizer, config = matching_tokenizer(folder, spec), checkpoint.read_config(folder)
     served = Served(spec, folder, "base", tokenizer, config.context, sizing.parameters(config), thread)
@@ -80,7 +81,7 @@ def _load(spec: str, settings: ServeSettings, int8: bool, thread: ModelThread) -
         return served
     if tokenizer.chat_template is not None:
         served.kind = "chat" if Chat(tokenizer).takes_turns else "instruct"
-    served.worker = Worker(open_model(folder, int8=int8), tokenizer, settings, thread)
+    served.worker = Worker(open_model(folder, weights), tokenizer, settings, thread)
     return served
 
 
