@@ -44,9 +44,10 @@ def prompts(clients: int, requests: int) -> list[list[list[int]]]:
 
 
 @contextmanager
-def server(folder: Path, clients: int) -> Iterator[str]:
+def server(folder: Path, clients: int, weights: str) -> Iterator[str]:
     """`gptworks serve` in a process of its own; its address."""
     words = [sys.executable, "-m", "gptworks", "serve", str(folder), "--port", "0", "--batch", str(clients)]
+    words += ["--weights", weights]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -60,7 +61,7 @@ def server(folder: Path, clients: int) -> Iterator[str]:
         process.wait(60)
 
 
-def ours(folder: Path, asked: list[list[list[int]]], tokens: int) -> tuple[Times, float]:
+def ours(folder: Path, asked: list[list[list[int]]], tokens: int, weights: str) -> tuple[Times, float]:
     """Streams from the server, all clients at once; and how long that took."""
     import httpx2
 
@@ -92,23 +93,22 @@ def ours(folder: Path, asked: list[list[list[int]]], tokens: int) -> tuple[Times
             await asyncio.gather(*(work(client, requests) for requests in asked))
             return time.perf_counter() - start
 
-    with server(folder, len(asked)) as url:
+    with server(folder, len(asked), weights) as url:
         seconds = asyncio.run(everyone(url))
     return times, seconds
 
 
 def transformers_loop(
-    folder: Path, asked: list[list[list[int]]], tokens: int, *, together: bool
+    folder: Path, asked: list[list[list[int]]], tokens: int, weights: str, *, together: bool
 ) -> tuple[Times, float]:
     """transformers' generate: a request at a time, or each round of requests as one batch."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.generation.streamers import BaseStreamer
 
-    from gptworks.world import DTYPES, default_device, fast_dtype
+    from gptworks.world import DTYPES, default_device
 
-    device = default_device()
-    dtype = DTYPES["fp32" if device.type == "cpu" else fast_dtype(device)]
+    device, dtype = default_device(), DTYPES[weights]
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model = model.to(device)
 
@@ -158,11 +158,12 @@ def transformers_loop(
 def work(case: dict[str, Any]) -> dict[str, Any]:
     """In a process of its own: one contender's figures for one number of clients."""
     folder, asked = Path(case["folder"]), prompts(case["clients"], case["requests"])
+    given = (folder, asked, case["tokens"], case["weights"])
     if case["contender"] == "gptworks":
-        times, seconds = ours(folder, asked, case["tokens"])
+        times, seconds = ours(*given)
     else:
         together = case["contender"] == "transformers batch"
-        times, seconds = transformers_loop(folder, asked, case["tokens"], together=together)
+        times, seconds = transformers_loop(*given, together=together)
     firsts, ends = sorted(first for first, _ in times), [end for _, end in times]
     return {
         "first_token_median": statistics.median(firsts),
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--vocab-size", type=int, default=50257)
     parser.add_argument("--n-layer", type=int, help="default: the preset's")
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--weights", choices=("fp32", "bf16", "fp16"), help="everybody's; default: as serve")
     parser.add_argument("--requests", type=int, default=3, help="of each client, one after the other")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of a text")
     parser.add_argument("--rounds", type=int, default=2)
@@ -206,11 +208,14 @@ def main() -> None:
         print(json.dumps(work(json.loads(options.worker))))
         return
     os.environ["HF_HUB_OFFLINE"] = "1"
+    from gptworks.generate.loading import best_weights
+    from gptworks.world import default_device
+
+    options.weights = options.weights or best_weights(default_device())
     with tempfile.TemporaryDirectory() as scratch:
         write_model(options.preset, options.n_layer, options.vocab_size, Path(scratch))
-        facts = {
-            name: getattr(options, name) for name in ("preset", "n_layer", "vocab_size", "tokens", "requests")
-        }
+        shown = ("preset", "n_layer", "vocab_size", "weights", "tokens", "requests")
+        facts = {name: getattr(options, name) for name in shown}
         facts |= {"prompt_tokens": LENGTHS, "temperature": TEMPERATURE, "top_k": TOP_K}
         table: dict[str, Any] = {}
         file = None
@@ -220,6 +225,7 @@ def main() -> None:
                 "clients": clients,
                 "tokens": options.tokens,
                 "requests": options.requests,
+                "weights": options.weights,
             }
             names = ["gptworks", "transformers"] + (["transformers batch"] if clients > 1 else [])
             cases = {name: case | {"contender": name} for name in names}

@@ -1,5 +1,6 @@
 """`gptworks generate` through the front door."""
 
+import io
 import json
 from pathlib import Path
 
@@ -69,9 +70,26 @@ def test_json_says_how_likely_tokens_were_where_that_is_asked(model: str, capsys
 
 
 def test_with_fewer_bits_a_text_is_written_all_the_same(model: str, capsys):
-    assert (
-        len(json.loads(say(capsys, model, "--max-tokens", "5", "--weights", "int8", "--json"))[0]["ids"]) == 5
-    )
+    (sample,) = json.loads(say(capsys, model, "--max-tokens", "5", "--weights", "int8", "--json"))
+    assert len(sample["ids"]) == 5
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_prompt_may_come_from_a_pipe(model: str, capsys, monkeypatch, end: str):
+    words = [model, "--max-tokens", "5"]
+    wanted = say(capsys, *words, "--prompt", "Once\nmore,")
+    piped(monkeypatch, b"Once\nmore," + end.encode())
+    assert say(capsys, *words, "--prompt", "-") == wanted
+
+
+def test_a_pipe_that_brings_no_text_is_refused(model: str, capsys, monkeypatch):
+    piped(monkeypatch, b"\xff\xfe")
+    assert main(["generate", model, "--prompt", "-"]) == 2
+    assert "standard input is not UTF-8" in capsys.readouterr().err
 
 
 def test_every_flag_is_understood(model: str, capsys):

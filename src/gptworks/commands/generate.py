@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import json as jsons
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -25,7 +26,7 @@ def generate(
     ],
     /,
     *,
-    prompt: Annotated[str, Parameter(help="What to continue. Without it, a text from its beginning.")] = "",
+    prompt: Annotated[str, Parameter(help="What to continue; - reads it from standard input. Without it, a text from its beginning.")] = "",
     instruction: Annotated[
         str | None,
         Parameter(help="What to answer, asked as the model was taught: by the template in its folder."),
@@ -41,6 +42,7 @@ def generate(
 ) -> None:
     """Continue a prompt with a trained model, or have it answer an instruction."""
     _check_together(stream=stream, json=json, prompt=prompt, instruction=instruction, input=input)
+    prompt = _read() if prompt == "-" else prompt
     settings = dataclasses.replace(settings, stop=tuple(_interpret(string) for string in settings.stop))
     settings.check()
     from gptworks.generate import engine, loading
@@ -64,6 +66,18 @@ def generate(
     for number, sample in enumerate(samples):
         _print_heading(number, len(samples))
         print(sample.text if instruction is not None else sample.prompt + sample.text)
+
+
+def _read() -> str:
+    """A prompt from standard input, without the end of its last line.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise ConfigError("--prompt -: what came from standard input is not UTF-8") from None
 
 
 def _facts(sample: Sample) -> dict[str, Any]:
