@@ -1,19 +1,49 @@
-"""Speed of `gptworks prepare` beside tiktoken alone and datasets.map: prepare.py FILE --tokenizer DIR.
+"""Speed of `gptworks prepare` beside tiktoken alone and datasets.map: prepare.py FILE --tokenizer DIR [--collect DIR].
 
 `prepare` is the whole way, from the compressed file to checksummed shards. tiktoken is given the texts in memory,
 in as many threads as there are cores. datasets.map runs transformers' fast GPT-2 tokenizer over a part of the file,
-in as many processes. MB are of text, UTF-8.
+in as many processes. MB are of text, UTF-8. With --collect, FILE is made first, of the distinct source and text files
+in folders such as /usr and a Python environment: hundreds of MB that nobody has seen before lie on most machines.
 """
 
 import argparse
 import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import machine
+
+SUFFIXES = {".py", ".pyi", ".pl", ".js", ".c", ".h", ".cpp", ".hpp", ".md", ".rst", ".txt", ".html", ".xml"}
+
+
+def collect(folders: Sequence[Path], most: float, file: Path) -> None:
+    """Write `most` bytes of distinct files below the folders, of 200 bytes to 2 MB each, as .jsonl.zst."""
+    import hashlib
+    import json
+
+    import zstandard
+
+    seen, size = set(), 0
+    with zstandard.open(file, "wb", cctx=zstandard.ZstdCompressor(level=9)) as out:
+        for path in (path for folder in folders for path in sorted(folder.rglob("*"))):
+            if path.suffix not in SUFFIXES or path.is_symlink() or not path.is_file() or size > most:
+                continue
+            content = path.read_bytes()
+            key = hashlib.sha256(content).digest()
+            if not 200 <= len(content) <= 2e6 or key in seen:
+                continue
+            try:
+                row = json.dumps({"text": content.decode()}, ensure_ascii=False)
+            except UnicodeDecodeError:
+                continue
+            seen.add(key)
+            size += len(content)
+            out.write((row + "\n").encode())
 
 
 def texts_of(file: Path, limit: int) -> list[str]:
@@ -52,15 +82,8 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    """Measure the three and write the result."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with GPT-2's vocabulary")
-    parser.add_argument("--map-mb", type=float, default=4, help="how much text datasets.map is given")
-    parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
-    options = parser.parse_args()
-
+def measure(options: argparse.Namespace) -> tuple[dict[str, float], float]:
+    """MB of text a second of each, and MB in all."""
     from datasets import Dataset, disable_progress_bars
     from transformers import PreTrainedTokenizerFast
 
@@ -98,10 +121,50 @@ def main() -> None:
             )
         )
         rates["datasets.map"] = size / seconds
+    return rates, mb
+
+
+def trained_bpe(file: Path, mb: float, vocab_size: int) -> dict[str, float]:
+    """Seconds and memory of `gptworks tokenizer train` on the beginning of the file."""
+    import resource
+
+    with tempfile.TemporaryDirectory() as scratch:
+        words = ["tokenizer", "train", "--sources", str(file), "--out", f"{scratch}/bpe"]
+        words += ["--vocab-size", str(vocab_size), "--max-bytes", str(round(mb * 1e6))]
+        seconds = timed(lambda: subprocess.run([sys.executable, "-m", "gptworks", *words], check=True))
+    memory = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {"megabytes": mb, "vocab_size": vocab_size, "seconds": seconds, "peak_memory": memory}
+
+
+def main() -> None:
+    """Measure the three and write the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with GPT-2's vocabulary")
+    parser.add_argument("--collect", type=Path, nargs="+", metavar="DIR", help="make FILE of what lies there")
+    parser.add_argument("--collect-mb", type=float, default=700, help="at most so much")
+    parser.add_argument("--map-mb", type=float, default=4, help="how much text datasets.map is given")
+    parser.add_argument(
+        "--bpe-mb", type=float, default=100, help="how much text a BPE is trained on; 0: none is"
+    )
+    parser.add_argument("--bpe-vocab", type=int, default=32768)
+    parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
+    parser.add_argument("--name", default="prepare", help="of the result's file")
+    options = parser.parse_args()
+    if options.collect:
+        collect(options.collect, options.collect_mb * 1e6, options.file)
+    # first, as the memory of children is that of the largest so far
+    bpe = trained_bpe(options.file, options.bpe_mb, options.bpe_vocab) if options.bpe_mb else None
+    if bpe:
+        print(
+            f"BPE of {bpe['vocab_size']:,} ids on {bpe['megabytes']:g} MB: {bpe['seconds']:.1f} s, "
+            f"{bpe['peak_memory'] / 1e9:.2f} GB"
+        )
+    rates, mb = measure(options)
     for name, rate in rates.items():
         print(f"{name:<18} {rate:8.1f} MB/s   {rates['gptworks prepare'] / rate:6.1f}x")
-    result = {"file": options.file.name, "megabytes": mb, "megabytes_per_second": rates}
-    print(machine.write("prepare", result, options.out))
+    result = {"file": options.file.name, "megabytes": mb, "megabytes_per_second": rates, "bpe": bpe}
+    print(machine.write(options.name, result, options.out))
 
 
 if __name__ == "__main__":
