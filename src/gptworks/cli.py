@@ -137,7 +137,9 @@ def share_cores() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # GNU's: first as long as Python is between two products
+        os.environ.setdefault(
+            "GOMP_SPINCOUNT", "10000"
+        )  # GNU's: first as long as Python is between two products
 
 
 def _refuse(message: str, status: int = 2) -> int:

@@ -26,7 +26,12 @@ def generate(
     ],
     /,
     *,
-    prompt: Annotated[str, Parameter(help="What to continue; - reads it from standard input. Without it, a text from its beginning.")] = "",
+    prompt: Annotated[
+        str,
+        Parameter(
+            help="What to continue; - reads it from standard input. Default: a text from its beginning."
+        ),
+    ] = "",
     instruction: Annotated[
         str | None,
         Parameter(help="What to answer, asked as the model was taught: by the template in its folder."),
