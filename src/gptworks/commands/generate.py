@@ -29,7 +29,8 @@ def generate(
     prompt: Annotated[
         str,
         Parameter(
-            help="What to continue; - reads it from standard input. Default: a text from its beginning."
+            help="What to continue; - reads it from standard input. Default: a text from its beginning.",
+            allow_leading_hyphen=True,
         ),
     ] = "",
     instruction: Annotated[
