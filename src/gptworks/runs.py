@@ -201,7 +201,7 @@ def damage(checkpoint: Path, *, besides: str | None = None) -> str | None:
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 return f"{MARKER} names {name!r:.80}, which leads out of it"
             if not (checkpoint / name).is_file():
-                return f"{name} is missing"
+                return f"{name:.80} is missing"
             if checksum(checkpoint / name) != wanted:
                 return f"{name} does not match its checksum"
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:

@@ -137,15 +137,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def _in_folder(name: Any) -> bool:
+    return isinstance(name, str) and Path(name).name == name and "\0" not in name and len(name) < 256
+
+
 def _check_form(folder: Path, manifest: dict[str, Any]) -> None:
     """Refuse a manifest that says what no `prepare` writes: it may be from a stranger, fingerprint and all."""
     try:
         names = [shard["file"] for told in manifest["splits"].values() for shard in told["shards"]]
-        if out := [
-            name for name in names if not isinstance(name, str) or Path(name).name != name or "\0" in name
-        ]:
+        if out := [name for name in names if not _in_folder(name)]:
             raise DataError(
-                f"{folder / MANIFEST} names the shard {out[0]!r:.80}, which leads out of its folder"
+                f"{folder / MANIFEST} names the shard {out[0]!r:.80}, which is no file of its folder"
             )
         wrong = _odd(manifest)
     except (KeyError, TypeError, AttributeError) as error:

@@ -202,8 +202,8 @@ def read_tensors(folder: Path) -> Tensors:
 def _shards(index: Path) -> list[Path]:
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        if out := [name for name in names if Path(name).name != name]:
-            raise CheckpointError(f"{index} names {out[0]!r:.80}, which leads out of its folder")
+        if out := [name for name in names if Path(name).name != name or len(name) > 255]:
+            raise CheckpointError(f"{index} names {out[0]!r:.80}, which is no file of its folder")
         return [index.with_name(name) for name in sorted(set(names))]
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index} cannot be read: {error!r:.200}") from None
