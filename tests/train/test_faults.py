@@ -231,7 +231,8 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow  # interpreters of its own
 def test_two_processes_go_back_together(dataset, tmp_path, poison):
     poison(range(10, 15))
-    assert pretrain(dataset, tmp_path / "one", "--train.patience", "3") == 0
+    more = ["--train.patience", "3", "--train.precision", "fp32"]
+    assert pretrain(dataset, tmp_path / "one", *more) == 0
     (tmp_path / "poisoned.py").write_text(SCRIPT)
     words = [
         "-m",
@@ -241,7 +242,7 @@ def test_two_processes_go_back_together(dataset, tmp_path, poison):
         str(tmp_path / "poisoned.py"),
     ]
     line = ["pretrain", "--data", dataset, "--out", tmp_path / "two", *TINY, "--train.max-steps", "24"]
-    command = [sys.executable, *words, *map(str, line), "--train.patience", "3"]
+    command = [sys.executable, *words, *map(str, line), *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=250)
     assert done.returncode == 0, done.stderr[-2000:]
