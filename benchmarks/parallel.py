@@ -121,7 +121,7 @@ def disturbed(run: Path, words: str, what: signal.Signals, *torchrun: str) -> di
     wait_for_step(run, 12, process)
     os.kill(a_worker(process), what)
     begun = time.monotonic()
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     said = [line for line in errors.splitlines() if line.startswith("gptworks: process")]
     return {"status": process.returncode, "seconds": time.monotonic() - begun, "said": said[:1]}
 
@@ -211,16 +211,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
     options = parser.parse_args()
     result: dict[str, Any] = {"steps": STEPS, "line": LINE}
-    with tempfile.TemporaryDirectory() as name:
-        folder, data = Path(name), options.data.resolve()
-        if {"equality", "faults"} & set(options.only):
-            result["equality"] = equality(data, folder)
-        if "faults" in options.only:
-            result["faults"] = faults(data, folder)
-        if "traffic" in options.only:
-            result["traffic"] = traffic(data, folder)
     name = "parallel" if len(options.only) == len(PARTS) else f"parallel-{'-'.join(options.only)}"
-    print(machine.write(name, result, options.out))
+    with tempfile.TemporaryDirectory() as scratch:
+        for part in PARTS:
+            if part in options.only or (part == "equality" and "faults" in options.only):
+                result[part] = {"equality": equality, "faults": faults, "traffic": traffic}[part](
+                    options.data.resolve(), Path(scratch)
+                )
+                file = machine.write(name, result, options.out)  # anew after each part
+    print(file)
 
 
 if __name__ == "__main__":

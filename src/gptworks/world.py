@@ -11,6 +11,8 @@ import platform
 import re
 import socket
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -139,11 +141,42 @@ def world(wait_minutes: float = WAIT_MINUTES) -> Iterator[World]:
 
 def _join(rank: int, size: int, device: torch.device, patience: timedelta) -> Store:
     store, _, _ = next(iter(rendezvous("env://", rank, size, timeout=patience)))
+    name = meet(store, rank, size, patience)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
-        backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=patience
+        backend, store=PrefixStore(f"group/{name}", store), rank=rank, world_size=size, timeout=patience
     )
-    return PrefixStore("notes", store)
+    return PrefixStore(f"notes/{name}", store)
+
+
+def meet(store: Store, rank: int, size: int, patience: timedelta) -> str:
+    """A name for this start of all processes, the same in each and never used before.
+
+    When torchrun starts processes again it keeps its store, with the addresses of those that are dead now: under a name
+    used before, a process may wait for one of them for ever.
+
+    Raises:
+        ResourceError: some did not come in time.
+        RuntimeError: the first did not.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"hello/{rank}", own)
+        store.wait([f"welcome/{own}"], patience)
+        name = store.get(f"welcome/{own}").decode()
+        store.set(f"here/{name}/{rank}", "")
+        return name
+    end, missing = time.monotonic() + patience.total_seconds(), range(1, size)
+    while missing := [other for other in missing if not store.check([f"here/{own}/{other}"])]:
+        if time.monotonic() > end:
+            raise ResourceError(
+                f"process {missing[0]} did not start within --train.wait-minutes {patience / timedelta(minutes=1):g}"
+            )
+        for other in missing:
+            if store.check([f"hello/{other}"]):  # of one that is dead, perhaps: another will follow
+                store.set(f"welcome/{store.get(f'hello/{other}').decode()}", own)
+        time.sleep(0.02)
+    return own
 
 
 def _is_of_others(error: RuntimeError) -> bool:

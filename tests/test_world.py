@@ -1,0 +1,37 @@
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from torch.distributed import DistError, TCPStore
+
+from gptworks import world
+from gptworks.errors import ResourceError
+
+PATIENCE = timedelta(seconds=20)
+
+
+@pytest.fixture
+def client():
+    """More and more connections to one store, as each process has its own."""
+    server = TCPStore("localhost", 0, None, is_master=True, wait_for_workers=False)
+    return lambda: TCPStore("localhost", server.port, None, is_master=False, wait_for_workers=False)
+
+
+def test_all_processes_learn_one_name_and_another_when_they_are_started_again(client):
+    names = []
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as threads:
+            started = [threads.submit(world.meet, client(), rank, 4, PATIENCE) for rank in (2, 0, 3, 1)]
+            (name,) = {one.result() for one in started}
+        names.append(name)
+    assert len(set(names)) == 3
+
+
+def test_what_a_dead_process_left_in_the_store_is_not_taken_for_a_live_one(client):
+    with pytest.raises(DistError):  # it said hello, and went before anyone answered
+        world.meet(client(), 1, 2, timedelta(milliseconds=50))
+    with pytest.raises(ResourceError, match=r"process 1 did not start within --train\.wait-minutes 0\.005"):
+        world.meet(client(), 0, 2, timedelta(seconds=0.3))
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (threads.submit(world.meet, client(), rank, 2, PATIENCE) for rank in (0, 1))
+        assert first.result() == second.result()
