@@ -211,6 +211,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
     options = parser.parse_args()
     result: dict[str, Any] = {"steps": STEPS, "line": LINE}
+    file = None
     name = "parallel" if len(options.only) == len(PARTS) else f"parallel-{'-'.join(options.only)}"
     with tempfile.TemporaryDirectory() as scratch:
         for part in PARTS:

@@ -413,7 +413,7 @@ def test_without_a_compiler_a_run_goes_on_uncompiled_and_says_so(straight, datas
 @pytest.mark.slow  # compiling takes a minute
 def test_a_compiled_run_has_the_same_losses(dataset, tmp_path):
     for choice in ("on", "off"):
-        line = command(dataset, tmp_path / choice, "--train.compile", choice)
+        line = command(dataset, tmp_path / choice, "--train.compile", choice, "--train.precision", "fp32")
         assert subprocess.run(line, env=ONE_THREAD, check=False).returncode == 0
     on, off = (
         [row["loss"] for row in metrics(tmp_path / choice) if "loss" in row] for choice in ("on", "off")
