@@ -88,6 +88,29 @@ def test_flags_beat_the_file_and_the_file_beats_defaults(tmp_path, monkeypatch):
     assert str(recipe.data) == "d"
 
 
+def test_a_flag_for_all_glue_tasks_beats_a_tasks_own_table_of_the_file(tmp_path, monkeypatch):
+    from gptworks.glue import subjects
+
+    seen = []
+
+    def chosen(options):
+        seen.append(options)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(subjects, "chosen", chosen)
+    file = tmp_path / "r.toml"
+    file.write_text(
+        f'[glue]\nout = "{tmp_path / "c"}"\nmodel = ["{tmp_path}"]\nepochs = 7\n'
+        "[glue.cola]\nepochs = 2\ntries = 3\n[glue.rte]\nlr = 1e-3\n"
+    )
+    assert main(["glue", str(file), "--epochs", "1", "--rte.lr", "2e-3", "--lr=3e-3"]) == 0
+    assert main(["glue", str(file)]) == 0
+    flags, alone = seen
+    assert (flags.epochs, flags.cola.epochs, flags.cola.tries) == (1, None, 3)
+    assert (flags.lr, flags.rte.lr) == (3e-3, 2e-3)
+    assert (alone.epochs, alone.cola.epochs, alone.rte.lr) == (7, 2, 1e-3)
+
+
 def test_resuming_without_a_recipe_takes_the_runs_own(tmp_path, monkeypatch):
     import gptworks.commands.pretrain as verb
 
