@@ -154,7 +154,7 @@ def one_line(error: CycloptsError) -> str:
         if why := NEEDLESS.get(_plain(error)):
             return f"Unknown option: {word}. None is needed here: {why}."
     if isinstance(error, UnusedCliTokensError):
-        return f"nothing here takes {' '.join(error.unused_tokens)!r:.200}; is an option missing before it?"
+        return f"nothing here takes {' '.join(error.unused_tokens or ())!r:.200}; is an option missing before it?"
     text = re.sub(r"\[(\w+)\]\[(\w+)\]", r"[\1] \2", str(error))
     argument = getattr(error, "argument", None)
     if argument is not None and argument.name.lstrip("-") not in text and "[" not in text:
