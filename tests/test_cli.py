@@ -54,6 +54,11 @@ def test_a_bad_recipe_is_refused_in_one_line_that_names_key_file_and_way_out(tmp
         ),
         (["pretrain", "--train.learning-rate", "1"], "--train.learning-rate. Here it is --optim.lr."),
         (["generate", "x", "--max-new-tokens", "1"], "--max-new-tokens. Here it is --max-tokens."),
+        (["pretrain", "--device=cpu"], "--device. None is needed here: devices are looked at"),
+        (["pretrain", "--grad_clip", "1"], "--grad_clip. Here it is --optim.clip."),
+        (["pretrain", "--beta1=0.9"], "--beta1. Here it is --optim.betas."),
+        (["finetune", "classify", "--label-column", "x"], "--label-column. Here it is --label."),
+        (["classify", "run", "free prize"], "nothing here takes 'free prize'"),
         (["pretrian"], 'Did you mean "pretrain"?'),
         (["pretrain", "nothere.toml"], "there is no recipe nothere.toml"),
         (["pretrain", "--train.micro-batch", "many"], "--train.micro-batch"),
@@ -86,6 +91,29 @@ def test_flags_beat_the_file_and_the_file_beats_defaults(tmp_path, monkeypatch):
     assert (recipe.model.n_layer, recipe.model.n_head, recipe.model.n_embd) == (5, 2, None)
     assert (recipe.optim.betas, recipe.optim.lr) == ((0.8, 0.9), 1.0)
     assert str(recipe.data) == "d"
+
+
+def test_a_flag_for_all_glue_tasks_beats_a_tasks_own_table_of_the_file(tmp_path, monkeypatch):
+    from gptworks.glue import subjects
+
+    seen = []
+
+    def chosen(options):
+        seen.append(options)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(subjects, "chosen", chosen)
+    file = tmp_path / "r.toml"
+    file.write_text(
+        f'[glue]\nout = "{tmp_path / "c"}"\nmodel = ["{tmp_path}"]\nepochs = 7\n'
+        "[glue.cola]\nepochs = 2\ntries = 3\n[glue.rte]\nlr = 1e-3\n"
+    )
+    assert main(["glue", str(file), "--epochs", "1", "--rte.lr", "2e-3", "--lr=3e-3"]) == 0
+    assert main(["glue", str(file)]) == 0
+    flags, alone = seen
+    assert (flags.epochs, flags.cola.epochs, flags.cola.tries) == (1, None, 3)
+    assert (flags.lr, flags.rte.lr) == (3e-3, 2e-3)
+    assert (alone.epochs, alone.cola.epochs, alone.rte.lr) == (7, 2, 1e-3)
 
 
 def test_resuming_without_a_recipe_takes_the_runs_own(tmp_path, monkeypatch):

@@ -174,6 +174,8 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
         file = None
     under = _recipe_of_run(rest) if file is None and "--resume" in rest else file
     given = _without_beaten(tables(under), rest) if under else {}
+    if name == "glue":
+        given = _without_beaten_tasks(given, rest)
     if name == "glue" and under and not {"--model", "--run"} & {word.partition("=")[0] for word in rest}:
         given = _with_run(given)
     layers = [layer(_fit(name, given, app), under, name)] if under else []
@@ -195,6 +197,17 @@ def _without_beaten(given: dict[str, Any], rest: list[str]) -> dict[str, Any]:
         if flag in flags and beaten in given.get("train", {}):
             given = given | {"train": {key: item for key, item in given["train"].items() if key != beaten}}
     return given
+
+
+def _without_beaten_tasks(given: dict[str, Any], rest: list[str]) -> dict[str, Any]:
+    """The tables of GLUE's tasks without what a flag says of all tasks: a flag beats the file."""
+    flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in rest}
+    tasks = {
+        name: {key: value for key, value in item.items() if key not in flags}
+        for name, item in given.get("glue", {}).items()
+        if isinstance(item, dict)
+    }
+    return given | {"glue": given["glue"] | tasks} if tasks else given
 
 
 def _task(file: Path) -> str:

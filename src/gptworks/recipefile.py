@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
-from cyclopts import App, CycloptsError, Parameter, UnknownOptionError
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
 from cyclopts.config import Dict
 
 from gptworks.errors import ConfigError
@@ -16,20 +16,32 @@ from gptworks.recipe import Recipe
 
 ELSEWHERE = {
     "accumulation-steps": "--batch --train.batch-tokens",
+    "always-save-checkpoint": "--save.every",
     "batch-size": "--batch --train.batch-tokens --train.micro-batch",
+    "beta1": "--optim.betas",
+    "beta2": "--optim.betas",
+    "bias": "--model.bias",
     "block-size": "--model.context --max-tokens",
     "checkpoint-path": "--out",
     "data-dir": "--data --sources",
     "dataset": "--data --sources",
+    "decay-lr": "--optim.schedule",
     "dropout": "--model.dropout --train.dropout",
     "dtype": "--train.precision --precision",
     "epochs": "--train.epochs",
     "eval-interval": "--eval.every",
     "eval-iters": "--eval.tokens",
+    "eval-steps": "--eval.every",
+    "grad-clip": "--optim.clip",
     "gradient-accumulation-steps": "--batch --train.batch-tokens",
     "init-from": "--base --model --resume",
+    "label-column": "--label",
     "learning-rate": "--optim.lr",
+    "log-interval": "--log.every",
+    "logging-steps": "--log.every",
     "lr": "--optim.lr",
+    "lr-decay-iters": "--optim.decay-steps",
+    "max-grad-norm": "--optim.clip",
     "max-iters": "--train.max-steps",
     "max-new-tokens": "--max-tokens",
     "max-steps": "--train.max-steps",
@@ -41,12 +53,24 @@ ELSEWHERE = {
     "output-dir": "--out",
     "per-device-train-batch-size": "--batch --train.batch-tokens --train.micro-batch",
     "save-steps": "--save.every",
+    "save-total-limit": "--save.keep",
     "seed": "--train.seed",
     "start": "--prompt",
+    "text-column": "--text --column",
+    "wandb-log": "--log.wandb",
+    "wandb-project": "--log.wandb",
     "warmup-iters": "--optim.warmup-steps",
     "warmup-steps": "--optim.warmup-steps",
 }
 """What options are called in nanoGPT, transformers and others, and here; a command has some of these."""
+
+NEEDLESS = {
+    "backend": "processes on GPUs talk by NCCL, on CPUs by gloo",
+    "device": "devices are looked at; CUDA_VISIBLE_DEVICES hides GPUs",
+    "eval-only": "`gptworks evaluate MODEL` measures without training",
+    "vocab-size": "a vocabulary is its tokenizer's: `gptworks tokenizer train --vocab-size`",
+}
+"""Options of theirs that have no name here, and why."""
 
 LONG = 400
 """Letters of a word that is not echoed as a whole."""
@@ -123,13 +147,14 @@ def one_line(error: CycloptsError) -> str:
 
     Of a long value it has no more than the beginning.
     """
-    if (
-        isinstance(error, UnknownOptionError)
-        and error.token.source == "cli"
-        and (here := _called_here(error))
-    ):
+    if isinstance(error, UnknownOptionError) and error.token.source == "cli":
         word = (error.token.keyword or error.token.value or "").partition("=")[0]
-        return f"Unknown option: {word}. Here it is {here}."
+        if here := _called_here(error):
+            return f"Unknown option: {word}. Here it is {here}."
+        if why := NEEDLESS.get(_plain(error)):
+            return f"Unknown option: {word}. None is needed here: {why}."
+    if isinstance(error, UnusedCliTokensError):
+        return f"nothing here takes {' '.join(error.unused_tokens or ())!r:.200}; is an option missing before it?"
     text = re.sub(r"\[(\w+)\]\[(\w+)\]", r"[\1] \2", str(error))
     argument = getattr(error, "argument", None)
     if argument is not None and argument.name.lstrip("-") not in text and "[" not in text:
@@ -138,9 +163,14 @@ def one_line(error: CycloptsError) -> str:
 
 
 def _called_here(error: UnknownOptionError) -> str:
-    word = (error.token.keyword or error.token.value or "").partition("=")[0].lstrip("-").replace("_", "-")
     have = {name for argument in error.argument_collection for name in argument.names}
-    return " or ".join(name for name in ELSEWHERE.get(word.rpartition(".")[2], "").split() if name in have)
+    return " or ".join(name for name in ELSEWHERE.get(_plain(error), "").split() if name in have)
+
+
+def _plain(error: UnknownOptionError) -> str:
+    """The name of an unknown option, without its table and value: `block-size` of `--model.block_size=64`."""
+    word = (error.token.keyword or error.token.value or "").partition("=")[0].lstrip("-").replace("_", "-")
+    return word.rpartition(".")[2]
 
 
 def as_tables(value: Any) -> Any:

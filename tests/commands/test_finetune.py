@@ -415,13 +415,32 @@ def test_a_run_is_not_overwritten(straight, base, data, capsys):
     [
         ("classify {run}", "classify needs --text TEXT or --file FILE"),
         ("classify {run} --text ' '", "an empty text has no class"),
-        ("classify {run} --file {run}/none", "none cannot be read as text"),
+        ("classify {run} --file {run}/none", "there is no file {run}/none"),
+        ("classify {run} --file {run}", "{run}: Is a directory"),
         ("classify {base} --text x", "is no classifier: it has no score.weight"),
     ],
 )
 def test_classify_refuses(straight, base, capsys, line, message):
     assert gptworks(line.format(run=straight, base=base)) == 2
-    assert message in capsys.readouterr().err
+    assert message.format(run=straight) in capsys.readouterr().err
+
+
+def test_a_file_in_another_encoding_is_refused(straight, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_bytes(b"see you\ngr\xfc\xdfe\n")
+    assert gptworks(f"classify {straight} --file {tmp_path}/texts.txt") == 2
+    assert "texts.txt is not UTF-8 text (byte 10); save it as UTF-8" in capsys.readouterr().err
+
+
+def test_every_class_is_said_with_its_examples_so_that_a_mistyped_one_shows(base, tmp_path, capsys):
+    lines = [
+        "label\ttext\n",
+        *(f"{'spam' if n % 4 == 0 else 'ham'}\tword {n}\n" for n in range(40)),
+        "Ham\thi\n",
+    ]
+    (tmp_path / "texts").write_text("".join(lines))
+    flags = "--train.max-steps 1 --val-fraction 0 --test-fraction 0"
+    assert gptworks(start(base, tmp_path / "texts", tmp_path / "run", flags)) == 0
+    assert "classes: Ham (1), ham (30), spam (10)" in capsys.readouterr().err
 
 
 def test_pretraining_has_another_dropout(tmp_path, capsys):

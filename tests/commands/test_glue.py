@@ -266,6 +266,9 @@ def test_a_campaign_becomes_a_submission_and_pictures(base, tmp_path, capsys):
     )
     line = f"glue --model {base} --data {data} --out {out} --tasks wnli --tries 1 --epochs 0.1 --eval-every 0"
     assert gptworks(line) == 0
+    capsys.readouterr()
+    assert gptworks(f"inspect {out}") == 0
+    assert "1 of 1 done" in capsys.readouterr().out
     assert gptworks(f"glue submit {out} --out {file}") == 2
     assert "add --fill-majority" in capsys.readouterr().err
     assert not file.exists()

@@ -445,6 +445,7 @@ BAD = [
     (["--model.preset", "gtp2"], "did you mean gpt2"),
     (["--model.n-layer", "4000", "--model.n-embd", "8192", "--model.n-head", "64"], "memory"),
     (["--base", "no/such-model-folder"], "no/such-model-folder"),
+    (["--model.frozen-embedding", "no such"], "model.frozen_embedding: there is no folder no such"),
     (["--train.micro-batch", "0"], "train.micro_batch=0 must be auto or at least 1"),
     (["--train.skip-first", "16"], "train.skip_first=16 leaves nothing to learn"),
     (["--sample.every", "5", "--sample.prompts", "the cat sat on " * 20], "the model's context of 16"),

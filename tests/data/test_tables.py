@@ -49,6 +49,11 @@ def as_zip(file):
         as_text(lines([("label", "text"), *ROWS])),
         as_text("\ufeff" + lines([("label", "text"), *ROWS]).replace("\n", "\r\n")),
         as_text(lines(ROWS) + "\n\n"),
+        as_text(lines([("label", "text"), *ROWS], "|")),
+        as_text(
+            "label;text;;\n"
+            + "".join(f'{label};"{text.replace(chr(34), chr(34) * 2)}";;\n' for label, text in ROWS)
+        ),
         as_text(json.dumps(RECORDS)),
         as_text("".join(json.dumps(record) + "\n" for record in RECORDS)),
     ],
@@ -65,6 +70,11 @@ def test_a_table_without_header_has_its_columns_named_by_what_repeats(tmp_path):
     assert tables.read(tmp_path / "t")[0].columns["label"] == ["ham", "spam", "ham"]
     (tmp_path / "cola").write_text(lines([("gj04", "1", "", "A cat."), ("gj04", "0", "*", "Cat a.")]))
     assert list(tables.read(tmp_path / "cola")[0].columns) == ["column_0", "column_1", "column_2", "column_3"]
+
+
+def test_a_csv_of_one_column_has_a_heading_and_a_text_may_hold_commas(tmp_path):
+    (tmp_path / "t.csv").write_text('message\n"see you, ok?"\nok\n\nok\n')
+    assert tables.read(tmp_path / "t.csv")[0].columns == {"message": ["see you, ok?", "ok", "ok"]}
 
 
 def test_a_key_that_a_record_lacks_is_none(tmp_path):
@@ -84,7 +94,7 @@ def test_sms_spam_as_it_comes(shared_data):
     [
         (b"", "holds no rows"),
         (b"label,text\n", "holds no rows"),
-        (b"one\ntwo\n", "is no table: its first line has neither tab nor comma"),
+        (b"one\ntwo\n", "is no table: its first line has no tab, comma, semicolon or bar"),
         (b"label,text\nham,hi,there\n", "t:2 has 3 cells, the first row has 2"),
         (b'label,text\nham,"hi\n', "t:2 cannot be read"),
         (b"label,text\nham,caf\xe9\n", "t:2 is not UTF-8 text"),

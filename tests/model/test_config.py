@@ -75,3 +75,8 @@ def test_contradictions_are_refused(options: dict, message: str):
     with pytest.raises(ConfigError) as caught:
         resolve(ModelOptions(**options), 1000)
     assert message in str(caught.value)
+
+
+def test_a_recipes_frozen_embedding_can_be_switched_off():
+    assert resolve(ModelOptions(frozen_embedding="gpt2"), 1000).frozen_embedding
+    assert not resolve(ModelOptions(frozen_embedding=""), 1000).frozen_embedding

@@ -127,6 +127,10 @@ def test_steps_that_were_not_finite_leave_a_gap_and_are_counted(logged):
     [
         (lambda run: (run / "recipe.toml").unlink(), "is no run"),
         (lambda run: (run / "metrics.jsonl").write_text(""), "measured nothing yet"),
+        (
+            lambda run: (run / "metrics.jsonl").rename(run / "campaign.json"),
+            "is a GLUE campaign: its scores are in",
+        ),
         (lambda run: (run / "recipe.toml").write_text("x = ["), "cannot be read"),
     ],
 )

@@ -91,6 +91,7 @@ def test_errors_of_every_kind_have_openais_shape(client):
     for answer in answers:
         assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
     assert answers[3].json()["error"]["code"] == "model_not_found"
+    assert "with the header Content-Type: application/json" in answers[4].json()["error"]["message"]
 
 
 def test_metrics_count_and_name_no_text(client):

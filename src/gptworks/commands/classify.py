@@ -85,5 +85,7 @@ def _column_of_training(spec: str) -> str | None:
 def _lines(file: Path) -> list[str]:
     try:
         return [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read as text: {error}") from None
+    except FileNotFoundError:
+        raise DataError(f"there is no file {file}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -120,11 +121,7 @@ def _announce(work: Classifying, say: Callable[[str], None]) -> None:
         f"{found.path}: text in {' and '.join(columns)}, label in {found.columns.label}; "
         + ", ".join(f"{len(examples):,} to {split}" for split, examples in found.splits.items())
     )
-    say(
-        f"classes: {', '.join(found.labels)}"
-        if found.labels
-        else "labels are numbers: one output, squared error"
-    )
+    say(f"classes: {_counted(found)}" if found.labels else "labels are numbers: one output, squared error")
     for remark in found.remarks:
         say(remark)
     if work.truncated:
@@ -134,6 +131,12 @@ def _announce(work: Classifying, say: Callable[[str], None]) -> None:
     say(
         f"{trained:,} of {every:,} parameters are trained; {work.plan.max_steps:,} steps of {work.task.size} texts"
     )
+
+
+def _counted(found: Examples) -> str:
+    """Every class with its examples: a label mistyped once is a class of its own."""
+    counts = Counter(str(example.label) for examples in found.splits.values() for example in examples)
+    return ", ".join(f"{label} ({counts[label]:,})" for label in found.labels)
 
 
 def _duties(recipe: Recipe, work: Classifying) -> Duties:

@@ -58,7 +58,22 @@ def _facts(path: str, *, verify: bool) -> dict[str, Any]:
         return _dataset(Path(name), verify=verify)
     if which is None and runs.is_run(Path(name)):
         return _run(Path(name), verify=verify)
+    if which is None and (Path(name) / "campaign.json").is_file():
+        return _campaign(Path(name))
     return _model(find.resolve(path), verify=verify)
+
+
+def _campaign(folder: Path) -> dict[str, Any]:
+    from gptworks.glue import records
+
+    grid = records.read_grid(folder)
+    return {
+        "GLUE campaign": str(folder),
+        "models": [subject.name for subject in grid.subjects],
+        "tasks": list(grid.tasks),
+        "cells": f"{len(records.results(folder))} of {len(grid.subjects) * len(grid.tasks)} done",
+        "scores": str(folder / "table.md"),
+    }
 
 
 def _dataset(folder: Path, *, verify: bool) -> dict[str, Any]:

@@ -136,8 +136,10 @@ def _labelled(name: str, examples: list[Example], *, number: bool) -> list[Examp
     for row, example in enumerate(examples, 1):
         label = _number(example.label) if number else _text(example.label).strip()
         if label is None or label == "":
-            kind = "is no number" if number else "is empty"
-            raise DataError(f"{name}: the label of example {row} {kind}: {example.label!r}")
+            kind = (
+                f"is no number: {example.label!r}" if number else "is empty; fill it in, or leave the row out"
+            )
+            raise DataError(f"{name}: the label of example {row} {kind}")
         labelled.append(replace(example, label=label))
     if not labelled:
         raise DataError(f"{name} holds no example with a text")

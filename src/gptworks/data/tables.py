@@ -1,7 +1,8 @@
 """Tables as people have them: CSV, TSV, JSON, JSONL, Parquet, or a zip of one; recognised by content, not by name.
 
-A table without a header (SMS spam's `ham<TAB>text`, CoLA) is known by its first row: one of its cells turns up again
-in its own column, as labels do and headings do not. Cells between tabs are taken as they are, quotes included.
+Cells lie between tabs, commas, semicolons or bars; those between tabs are taken as they are, quotes included. A table
+without a header (SMS spam's `ham<TAB>text`, CoLA) is known by its first row: one of its cells turns up again in its own
+column, as labels do and headings do not. A `.csv` or `.tsv` of one column begins with its heading.
 """
 
 import csv
@@ -119,7 +120,7 @@ def _delimited(name: str, text: str) -> Columns:
     if "\t" in first:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        by = ";" if first.count(";") > first.count(",") else ","
+        by = max(",;|", key=first.count)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=by, strict=True)
     rows = []
     try:
@@ -134,16 +135,25 @@ def _delimited(name: str, text: str) -> Columns:
         raise DataError(f"{name}:{reader.line_num} cannot be read: {error}") from None
     if not rows:
         return {}
-    if len(rows[0]) < 2:
-        raise DataError(f"{name} is no table: its first line has neither tab nor comma")
-    names, rows = (rows[0], rows[1:]) if _has_header(rows) else (_invented(rows), rows)
+    if len(rows[0]) < 2 and not name.lower().endswith((".csv", ".tsv")):
+        raise DataError(f"{name} is no table: its first line has no tab, comma, semicolon or bar")
+    names, rows = (_headings(rows[0]), rows[1:]) if _has_header(rows) else (_invented(rows), rows)
     return {column: [row[index] for row in rows] for index, column in enumerate(names)}
 
 
 def _has_header(rows: list[list[str]]) -> bool:
-    if len(set(rows[0])) < len(rows[0]) or not all(rows[0]):
+    if len(rows[0]) == 1:
+        return True
+    first = list(rows[0])
+    while not first[-1]:  # spreadsheets write `v1,v2,,,`
+        first.pop()
+    if len(set(first)) < len(first) or not all(first):
         return False
-    return not any(row[index] == cell for row in rows[1:] for index, cell in enumerate(rows[0]))
+    return not any(row[index] == cell for row in rows[1:] for index, cell in enumerate(first))
+
+
+def _headings(cells: list[str]) -> list[str]:
+    return [cell or f"column_{index}" for index, cell in enumerate(cells)]
 
 
 def _invented(rows: list[list[str]]) -> list[str]:

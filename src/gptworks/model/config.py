@@ -138,7 +138,7 @@ def resolve(options: ModelOptions, vocab_size: int) -> ModelConfig:
     places = shape.get("dropout_at", DROPOUT_PLACES)
     shape["dropout_at"] = tuple(place for place in DROPOUT_PLACES if place in places)
     shape["bias"] = biases(shape.get("bias", ("all",)))
-    config = ModelConfig(**derived | shape, frozen_embedding=options.frozen_embedding is not None)
+    config = ModelConfig(**derived | shape, frozen_embedding=bool(options.frozen_embedding))
     _check(config)
     return config
 

@@ -164,6 +164,10 @@ def _one(folder: Path, name: str) -> Logged:
     rows = [
         row for row in runs.read_rows(folder / "metrics.jsonl") if isinstance(row, dict) and "step" in row
     ]
+    if not rows and (folder / "campaign.json").is_file():
+        raise ConfigError(
+            f"{folder} is a GLUE campaign: its scores are in {folder / 'table.md'}, and `gptworks glue plot` draws them"
+        )
     if not rows:
         raise ConfigError(f"{folder} has measured nothing yet: its metrics.jsonl is missing or empty")
     results, classified = [], None

@@ -106,8 +106,10 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
         message = f"Unrecognized request argument supplied: {'.'.join(names)}"
     elif first["type"] == "json_invalid":
         message, param = "The body is no JSON.", None
+    elif not names:
+        message = "The body is no JSON object; send one, with the header Content-Type: application/json"
     else:
-        message = f"{'.'.join(names) or 'The body'}: {first['msg']}"
+        message = f"{'.'.join(names)}: {first['msg']}"
     return ApiError(400, message, param=param).response()
 
 

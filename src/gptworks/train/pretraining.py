@@ -122,13 +122,16 @@ def starting_model(recipe: Recipe, config: ModelConfig, base: Path | None) -> Mo
     if base is not None:
         return grow_vocabulary(models.load(base, overrides=_dropout(recipe)), config.vocab_size)
     model = build(config, seed=recipe.train.seed)
-    if recipe.model.frozen_embedding is not None:
+    if recipe.model.frozen_embedding:
         _take_embedding(model, recipe.model.frozen_embedding)
     return model
 
 
 def _take_embedding(model: Model, name: str) -> None:
-    theirs = models.load(find.resolve(name))
+    try:
+        theirs = models.load(find.resolve(name))
+    except CheckpointError as error:
+        raise CheckpointError(f"model.frozen_embedding: {error}") from None
     ours, have = ((m.config.n_embd, m.config.vocab_size) for m in (model, theirs))
     if ours != have:
         raise ConfigError(

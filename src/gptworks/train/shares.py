@@ -102,7 +102,10 @@ class Shares:
         mine = torch.cat([share.part.detach().flatten() for share in bucket])
         padded = nn.functional.pad(mine, (0, max(counts) - len(mine)))
         everyone = padded.new_empty(size * len(padded))
-        dist.all_gather_into_tensor(everyone, padded)
+        gather = getattr(
+            dist, "all_gather_single", dist.all_gather_into_tensor
+        )  # its name from torch 2.13 on
+        gather(everyone, padded)
         for rank, sent in enumerate(everyone.split(len(padded))):
             sizes = [len(chunk(len(s.param), rank, size)) * _row(s.param) for s in bucket]
             for share, rows in zip(bucket, sent[: sum(sizes)].split(sizes), strict=True):
