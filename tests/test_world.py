@@ -1,3 +1,4 @@
+import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -35,3 +36,13 @@ def test_what_a_dead_process_left_in_the_store_is_not_taken_for_a_live_one(clien
     with ThreadPoolExecutor(2) as threads:
         first, second = (threads.submit(world.meet, client(), rank, 2, PATIENCE) for rank in (0, 1))
         assert first.result() == second.result()
+
+
+def test_what_a_person_says_of_onednn_s_memory_counts(monkeypatch):
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    world.forget_products()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "0"
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    world.forget_products()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"

@@ -224,6 +224,16 @@ def _cpu_has_bf16() -> bool:
     return False
 
 
+def forget_products() -> None:
+    """Have oneDNN, which multiplies bfloat16 on CPUs, keep nothing of a product once it is done.
+
+    For each new number of rows it keeps room for a copy of the matrix, 77 MB of GPT-2's head: batches whose lengths
+    hardly recur would fill any memory. Made anew, a product takes some milliseconds more. To be called before the
+    first. A person's own setting counts.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
+
+
 def tune_allocator() -> None:
     """Keep large freed buffers in the process (glibc gives each back and faults its pages in again: up to 1.7x)."""
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":

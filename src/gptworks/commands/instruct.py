@@ -54,7 +54,10 @@ def instruct(
     log: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
     """Teach a GPT to answer, from instructions or conversations."""
+    from gptworks.world import forget_products
+
     needed("finetune instruct", model_MODEL=model, data_FILE=data, out_RUN=out)
+    forget_products()
     whole = Recipe(
         data=data,
         out=out,
