@@ -145,13 +145,12 @@ def _duties(recipe: Recipe, work: Instructing, world: World) -> Duties:
 
 def _farewell(recipe: Recipe, work: Instructing, trainer: Trainer, reason: str | None) -> None:
     from gptworks.report import plots, terminal
-    from gptworks.train.parallel import unwrap
 
     run = recipe.out
     assert run is not None
     plots.loss_curve(run, unit="learned token")
     if reason is None and len(work.encoded["test"]):
-        print(_measure(recipe, work, unwrap(trainer.model)))
+        print(_measure(recipe, work, work.model))  # whole, whichever way it was shared
     print(f"{run}: {trainer.step:,} of {work.plan.max_steps:,} steps")
     if reason:
         terminal.say(f"stopped by {reason} with a checkpoint; the same command with --resume goes on")
