@@ -4,18 +4,48 @@ Each recipe is trained on the Dataset as `gptworks pretrain` would, one after th
 RUNS goes on, or is only read if it is finished. FLOPs are 6N + 12LCT a token; time is that of steps, without
 evaluations and checkpoints. Every run is compared with the first: what it had spent when it passed the loss at which
 the first ended. (Where the learning rate decays, a loss on the way is worse than a shorter run would have reached.)
+
+A file may instead hold several recipes, each a table with its name, `from` and what is changed of that file:
+
+    [without-muon]
+    from = "modern-muon.toml"
+    optim.kind = "adamw"
 """
 
 import argparse
 import dataclasses
 import itertools
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import machine
+import tomli_w
 
 AXES = {"tokens": "tokens trained on", "flops": "FLOPs", "seconds": "seconds of training"}
+
+
+def recipes(files: list[Path], folder: Path) -> dict[str, Path]:
+    """Each recipe's file by its name; those that change another are written into `folder` first."""
+    named: list[tuple[str, Path]] = []
+    for file in files:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        changed = {
+            name: table for name, table in tables.items() if isinstance(table, dict) and "from" in table
+        }
+        for name, table in changed.items():
+            whole = tomllib.loads((file.parent / table.pop("from")).read_text(encoding="utf-8"))
+            for key, options in table.items():
+                whole[key] = whole.get(key, {}) | options
+            folder.mkdir(parents=True, exist_ok=True)
+            named.append((name, folder / f"{name}.toml"))
+            named[-1][1].write_text(tomli_w.dumps(whole), encoding="utf-8")
+        if not changed:
+            named.append((file.stem, file))
+    if twice := {name for name, _ in named if [n for n, _ in named].count(name) > 1}:
+        raise SystemExit(f"two recipes have one name: {' '.join(sorted(twice))}")
+    return dict(named)
 
 
 def train(recipe_file: Path, data: Path, run: Path) -> dict[str, Any]:
@@ -118,9 +148,6 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="folder to keep the runs in (default: a temporary one)")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
     options = parser.parse_args()
-    names = [file.stem for file in options.recipes]
-    if len(set(names)) < len(names):
-        parser.error(f"two recipes have one name: {' '.join(names)}")
 
     from gptworks.data.dataset import Dataset
     from gptworks.errors import UserError
@@ -128,7 +155,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.runs or Path(scratch)
         try:
-            found = {file.stem: train(file, options.data, folder / file.stem) for file in options.recipes}
+            files = recipes(options.recipes, folder)
+            found = {name: train(file, options.data, folder / name) for name, file in files.items()}
         except UserError as error:
             parser.error(str(error))
     compare(found)
