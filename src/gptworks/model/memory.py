@@ -1,7 +1,7 @@
 """Bytes that training and generation take, part by part, before anything large is made.
 
 Weights, gradients and moments are exact. Activations are what autograd keeps for the backward pass, counted
-tensor by tensor, and what one block's backward works with; fused kernels may need less.
+tensor by tensor. Beside them, at their most, is what the head works with or, after it, one block's backward.
 """
 
 from dataclasses import replace
@@ -17,6 +17,8 @@ from gptworks.model.loss import bytes_per_logit, chunk_tokens
 
 Dtype = Literal["bf16", "fp16", "fp32"]
 
+WORK = "head or a block's backward"
+
 
 def training(
     config: ModelConfig,
@@ -28,10 +30,11 @@ def training(
     checkpointed: bool = False,
 ) -> dict[str, int]:
     """Bytes of a process that trains with `rows` full rows at once: float32 weights, products in `dtype`."""
+    config = as_run(config, device)
     padded = replace(config, vocab_size=config.padded_vocab)
     weights, learnable = sizing.parameters(padded), sizing.learnable(padded)
     one_moment = sizing.matrices(config) if optimizer == "muon" else 0
-    head = sizing.embedding(padded)
+    head = 0 if config.frozen_embedding else 4 * sizing.embedding(padded)  # its gradient
     tokens = rows * config.context
     narrow = _bytes(dtype)
     return {
@@ -40,9 +43,18 @@ def training(
         "gradients": 4 * learnable,
         "optimizer": 4 * (2 * learnable - one_moment),
         "activations": tokens * _kept(config, config.n_layer, _per_layer(config, narrow), checkpointed),
-        "one block's backward": tokens * narrow * 3 * config.n_inner,
-        "head": _chunk(padded, tokens, narrow, device) + (0 if config.frozen_embedding else 2 * 4 * head),
+        WORK: max(
+            _chunk(padded, tokens, narrow, device) + head,
+            tokens * narrow * (3 * config.n_inner + _scores(config)) + 2 * head,
+        ),
     }
+
+
+def as_run(config: ModelConfig, device: str) -> ModelConfig:
+    """What a device computes: a GPU's kernel drops attention's weights without keeping them."""
+    if device == "cpu":
+        return config
+    return replace(config, dropout_at=tuple(place for place in config.dropout_at if place != "attention"))
 
 
 def finetuning(
@@ -78,7 +90,7 @@ def finetuning(
         "gradients": trained,
         "optimizer": 2 * trained,
         "activations": tokens * (_kept(config, len(crossed), layer, checkpointed) if crossed else 0),
-        "one block's backward": tokens * narrow * (3 * config.n_inner + _scores(config)),
+        WORK: tokens * narrow * (3 * config.n_inner + _scores(config)),
     }
 
 
@@ -134,10 +146,12 @@ def _per_layer(config: ModelConfig, narrow: int) -> int:
     kept += (
         2 * inner if config.family == "gpt2" else queries + keys + 4 * inner
     )  # the MLP's; and what is normed
+    if config.family == "modern" and narrow < 4:
+        kept += 3 * C  # autocast narrows a norm's output for each of the matrices that read it
     masks = sum(C for place in ("attention_out", "mlp_out") if config.drop(place))
     weights = (
-        2 * config.n_head * config.context if config.drop("attention") else 0
-    )  # no fused kernel on a CPU
+        3 * config.n_head * config.context if config.drop("attention") else 0
+    )  # and which stay; what is left
     return 2 * 4 * C + narrow * (kept + masks + weights)
 
 
@@ -147,8 +161,8 @@ def _around_layers(config: ModelConfig) -> int:
 
 
 def _chunk(padded: ModelConfig, tokens: int, narrow: int, device: str) -> int:
-    """The buffers of loss.py."""
+    """The buffers of loss.py: logits; in a narrow type the head's copy, and a chunk's share of its gradient."""
     dtype = torch.float32 if narrow == 4 else torch.bfloat16
     held = min(tokens, chunk_tokens(padded.vocab_size, dtype, device))
-    copied = 0 if narrow == 4 else narrow * sizing.embedding(padded)
+    copied = 0 if narrow == 4 else 2 * narrow * sizing.embedding(padded)
     return bytes_per_logit(dtype, device) * held * padded.vocab_size + copied

@@ -15,11 +15,11 @@ from gptworks.world import World, memory_available
 ENOUGH_TOKENS = {"cpu": 8192, "cuda": 65_536}
 """Tokens of a micro-batch beyond which the device is busy and more only costs memory."""
 
-LIBRARIES = 250_000_000
-"""Bytes of a CPU process that torch takes for itself when it trains for the first time, and of heap between tensors."""
+LIBRARIES = {"fp32": 110_000_000, "bf16": 240_000_000, "fp16": 240_000_000}
+"""Bytes of a CPU process that torch takes for itself when it trains: kernels, threads, operands in a kernel's order."""
 
-KERNELS = 110_000_000
-"""Bytes that torch takes of a CPU process for kernels, threads and their scratch when it pretrains."""
+HEAP = 0.22
+"""What a CPU's heap holds between the tensors of a step, for each byte of them."""
 
 SHARE = 0.9
 """Part of the free memory that an estimate may fill."""
@@ -86,11 +86,18 @@ def training(
         device=precision.device.type,
         checkpointed=recipe.train.checkpoint_activations,
     )
-    if precision.device.type == "cpu":  # whose heap keeps what one phase of a step has freed for the next
-        parts |= {"libraries": KERNELS}
-        if recipe.optim.kind == "muon":
-            parts["Muon's products"] = 4 * (2 * sizing.matrices(config) + 5 * _largest_stack(config))
+    if precision.device.type == "cpu":
+        if recipe.optim.kind == "muon":  # after the backward pass, in the memory of what that has freed
+            products = 4 * (2 * sizing.matrices(config) + 5 * _largest_stack(config))
+            parts["Muon's products"] = max(0, products - parts["activations"] - parts[memory.WORK])
+        parts |= _beside_tensors(parts, precision)
     return shared(parts, recipe, config, processes)
+
+
+def _beside_tensors(parts: dict[str, int], precision: Precision) -> dict[str, int]:
+    """What a CPU process takes that no tensor has."""
+    passing = parts["activations"] + parts[memory.WORK]
+    return {"libraries": LIBRARIES[precision.name], "heap between tensors": int(HEAP * passing)}
 
 
 def _largest_stack(config: ModelConfig) -> int:
@@ -161,9 +168,7 @@ class FineTuning:
         """Bytes, part by part, of training with `rows` examples at once."""
         lines, width = self.shape(rows)
         dtype, device = self.precision.name, self.precision.device.type
-        config = replace(self.config, context=width)
-        if device != "cpu":  # a GPU's kernel drops attention weights without keeping them
-            config = replace(config, dropout_at=tuple(p for p in config.dropout_at if p != "attention"))
+        config = memory.as_run(replace(self.config, context=width), device)
         parts = memory.finetuning(
             self.sketch(self.recipe),
             config,
@@ -171,10 +176,11 @@ class FineTuning:
             dtype=dtype,
             checkpointed=self.recipe.train.checkpoint_activations,
         )
-        if device == "cpu":
-            parts["libraries"] = LIBRARIES
         if self.vocabulary:
-            parts["logits"] = memory.logits(self.config, lines * width, dtype=dtype, device=device)
+            head = memory.logits(self.config, lines * width, dtype=dtype, device=device)
+            parts[memory.WORK] = max(parts[memory.WORK], head)
+        if device == "cpu":
+            parts |= _beside_tensors(parts, self.precision)
         return shared(parts, self.recipe, self.config, self.processes)
 
     def tokens(self, rows: int) -> int:

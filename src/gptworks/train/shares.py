@@ -112,10 +112,19 @@ class Shares:
                 where = chunk(len(share.param), rank, size)
                 share.param[where.start : where.stop].copy_(rows.view(-1, *share.param.shape[1:]))
 
-    def clear(self) -> None:
-        """Drop all gradients."""
+    def hold(self) -> None:
+        """Give what has no gradient one of zeros, before the first forward pass of several."""
         for share in self.all:
-            share.param.grad = share.part.grad = None
+            if share.param.grad is None:
+                share.param.grad = torch.zeros_like(share.param)
+
+    def clear(self, *, keep: bool) -> None:
+        """Drop all gradients; or, to `keep` their memory, set them to zero."""
+        for share in self.all:
+            if share.part is not share.param:
+                share.part.grad = None
+            if share.param.grad is not None:
+                share.param.grad = share.param.grad.zero_() if keep else None
 
 
 def chunk(n: int, rank: int, size: int) -> range:

