@@ -147,6 +147,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="Dataset folder")
     parser.add_argument("--runs", type=Path, help="folder to keep the runs in (default: a temporary one)")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
+    parser.add_argument(
+        "--name", default="loss", help="what the result's file is called, beside date and machine"
+    )
     options = parser.parse_args()
 
     from gptworks.data.dataset import Dataset
@@ -166,7 +169,7 @@ def main() -> None:
         "dataset_fingerprint": dataset.fingerprint,
         "formula": "6N + 12LCT",
     }
-    file = machine.write("loss", facts | {"runs": found}, options.out)
+    file = machine.write(options.name, facts | {"runs": found}, options.out)
     picture(found, file.with_suffix(".png"))
     for name, result in found.items():
         ratios = {

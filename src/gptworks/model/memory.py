@@ -57,20 +57,22 @@ def as_run(config: ModelConfig, device: str) -> ModelConfig:
     return replace(config, dropout_at=tuple(place for place in config.dropout_at if place != "attention"))
 
 
-def finetuning(
+def finetuning(  # noqa: PLR0913 - memory depends on them all
     model: nn.Module,
     config: ModelConfig,
     tokens: int,
     *,
     dtype: Dtype,
+    device: str = "cpu",
+    vocabulary: bool = False,
     checkpointed: bool = False,
 ) -> dict[str, int]:
     """Bytes of a process that trains what is trainable of `model` with `tokens` tokens at once, padding included.
 
-    Rows are as long as config.context. The model may be without memory, on the meta device: sizes are all that is
-    read. Frozen layers without adapters keep a little less than is said here.
+    Rows are as long as config.context; `vocabulary`: the logits of tokens are learned from. The model may be without
+    memory, on the meta device: sizes are all that is read. Frozen layers without adapters keep a little less.
     """
-    narrow = _bytes(dtype)
+    config, narrow = as_run(config, device), _bytes(dtype)
     blocks = list(max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len))
     trained = sum(param.nbytes for param in model.parameters() if param.requires_grad)
     crossed = blocks[_first_crossed(model, blocks) :]  # by gradients, on their way back
@@ -84,24 +86,29 @@ def finetuning(
         1, len(crossed)
     )
     layer = _per_layer(config, narrow) + int(narrow * extra)
+    logits = head = 0
+    if vocabulary:
+        logits = _chunk(replace(config, vocab_size=config.padded_vocab), tokens, narrow, device)
+        head = next(
+            (p.nbytes for name, p in model.named_parameters() if _embeds(name) and p.requires_grad), 0
+        )
     return {
         "weights": sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())),
         "weights in the narrow type": 0 if narrow == 4 else narrow * (kept + passing),
         "gradients": trained,
         "optimizer": 2 * trained,
         "activations": tokens * (_kept(config, len(crossed), layer, checkpointed) if crossed else 0),
-        WORK: tokens * narrow * (3 * config.n_inner + _scores(config)),
+        WORK: max(logits + head, tokens * narrow * (3 * config.n_inner + _scores(config)) + 2 * head),
     }
+
+
+def _embeds(name: str) -> bool:
+    return name.endswith(("wte.weight", "embed_tokens.weight"))
 
 
 def _scores(config: ModelConfig) -> int:
     """Numbers for each token that one block's attention works with where dropout keeps a CPU from fusing it."""
     return 4 * config.n_head * config.context if config.drop("attention") else 0
-
-
-def logits(config: ModelConfig, tokens: int, *, dtype: Dtype, device: str = "cpu") -> int:
-    """Bytes of learning from the logits of so many tokens, with a frozen head."""
-    return _chunk(replace(config, vocab_size=config.padded_vocab), tokens, _bytes(dtype), device)
 
 
 def _first_crossed(model: nn.Module, blocks: list[nn.Module]) -> int:
@@ -110,7 +117,7 @@ def _first_crossed(model: nn.Module, blocks: list[nn.Module]) -> int:
     names = [
         name for name, param in model.named_parameters() if param.requires_grad and id(param) not in inside
     ]
-    if any(name.endswith(("wte.weight", "wpe.weight", "embed_tokens.weight")) for name in names):
+    if any(_embeds(name) or name.endswith("wpe.weight") for name in names):
         return 0
     trained = (any(param.requires_grad for param in block.parameters()) for block in blocks)
     return next((number for number, block in enumerate(trained) if block), len(blocks))

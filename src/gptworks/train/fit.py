@@ -18,8 +18,9 @@ ENOUGH_TOKENS = {"cpu": 8192, "cuda": 65_536}
 LIBRARIES = {"fp32": 110_000_000, "bf16": 240_000_000, "fp16": 240_000_000}
 """Bytes of a CPU process that torch takes for itself when it trains: kernels, threads, operands in a kernel's order."""
 
-HEAP = 0.22
-"""What a CPU's heap holds between the tensors of a step, for each byte of them."""
+HEAP, RAGGED_HEAP = 0.22, 0.3
+"""What a CPU's heap holds between the tensors that come and go, for each byte of them: in steps that are all alike, and
+where batches have many lengths."""
 
 SHARE = 0.9
 """Part of the free memory that an estimate may fill."""
@@ -90,14 +91,14 @@ def training(
         if recipe.optim.kind == "muon":  # after the backward pass, in the memory of what that has freed
             products = 4 * (2 * sizing.matrices(config) + 5 * _largest_stack(config))
             parts["Muon's products"] = max(0, products - parts["activations"] - parts[memory.WORK])
-        parts |= _beside_tensors(parts, precision)
+        parts |= _beside_tensors(parts, precision, HEAP)
     return shared(parts, recipe, config, processes)
 
 
-def _beside_tensors(parts: dict[str, int], precision: Precision) -> dict[str, int]:
+def _beside_tensors(parts: dict[str, int], precision: Precision, heap: float) -> dict[str, int]:
     """What a CPU process takes that no tensor has."""
     passing = parts["activations"] + parts[memory.WORK]
-    return {"libraries": LIBRARIES[precision.name], "heap between tensors": int(HEAP * passing)}
+    return {"libraries": LIBRARIES[precision.name], "heap between tensors": int(heap * passing)}
 
 
 def _largest_stack(config: ModelConfig) -> int:
@@ -168,19 +169,17 @@ class FineTuning:
         """Bytes, part by part, of training with `rows` examples at once."""
         lines, width = self.shape(rows)
         dtype, device = self.precision.name, self.precision.device.type
-        config = memory.as_run(replace(self.config, context=width), device)
         parts = memory.finetuning(
             self.sketch(self.recipe),
-            config,
+            replace(self.config, context=width),
             lines * width,
             dtype=dtype,
+            device=device,
+            vocabulary=self.vocabulary,
             checkpointed=self.recipe.train.checkpoint_activations,
         )
-        if self.vocabulary:
-            head = memory.logits(self.config, lines * width, dtype=dtype, device=device)
-            parts[memory.WORK] = max(parts[memory.WORK], head)
         if device == "cpu":
-            parts |= _beside_tensors(parts, self.precision)
+            parts |= _beside_tensors(parts, self.precision, RAGGED_HEAP)
         return shared(parts, self.recipe, self.config, self.processes)
 
     def tokens(self, rows: int) -> int:
