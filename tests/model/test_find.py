@@ -39,7 +39,7 @@ def test_what_is_not_there_is_said(run: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("x")
     for spec, message in (
-        (f"{run}@step-7", "write best, epoch-2.5 or one of step-100, step-200"),
+        (f"{run}@step-7", r"write best or one of step-100 \(epoch-0.5\), step-200 \(epoch-1\)"),
         (f"{run / 'checkpoints' / 'step-000100'}@best", "is not a run, so .*@best does not exist"),
         (str(tmp_path / "empty"), "empty is no model: it has neither config.json nor checkpoints/"),
         (str(tmp_path / "file.txt"), r"file\.txt is a file; a model is a folder"),
