@@ -28,6 +28,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from gptworks.errors import ResourceError, UserError
+from gptworks.wording import counted
 
 T = TypeVar("T")
 
@@ -347,5 +348,5 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"{torch.get_num_threads()} CPU threads ({torch.backends.cpu.get_cpu_capability()})"
+        return f"{counted(torch.get_num_threads(), 'CPU thread')} ({torch.backends.cpu.get_cpu_capability()})"
     return device.type

@@ -307,7 +307,7 @@ def test_texts_longer_than_the_model_reads_are_cut_and_counted(base, tmp_path, c
     lines = [f"{'ab'[n % 2]}\t{'word ' * (20 if n % 10 == 0 else 1)}{'ab'[n % 2]}\n" for n in range(60)]
     (tmp_path / "texts").write_text("".join(lines))
     assert gptworks(start(base, tmp_path / "texts", tmp_path / "run", "--train.max-steps 2")) == 0
-    assert "6 texts are longer than the model reads and were cut" in capsys.readouterr().err
+    assert "6 texts longer than the model reads: cut at the end" in capsys.readouterr().err
     assert json.loads((tmp_path / "run/results/classify-test.json").read_text())["truncated"] == 6
 
 

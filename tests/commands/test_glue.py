@@ -163,7 +163,7 @@ def test_a_cell_that_another_process_holds_is_left_to_it(base, data, whole, tmp_
     line = f"glue --model {base} --data {data} --out {out} {FAST} --tries 2 --tasks rte wnli"
     with runs.locked(records.cell(out, "base", "rte")):
         assert gptworks(line) == 0
-        assert "1 cells are other processes' work" in capsys.readouterr().err
+        assert "1 cell left to other processes" in capsys.readouterr().err
         assert [task for _, task in records.results(out)] == ["wnli"]
     assert gptworks(line) == 2
     assert "already holds a campaign; add --resume to go on with it, beside other" in capsys.readouterr().err

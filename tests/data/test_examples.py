@@ -67,16 +67,18 @@ def test_texts_in_training_and_held_out_are_counted_or_dropped(tmp_path):
         tmp_path / "test.jsonl", [{"text": "message 0", "label": "spam"}, {"text": "newer", "label": "ham"}]
     )
     found = examples.load(tmp_path, OPTIONS)
-    assert found.remarks[0].startswith("2 texts of validation or test are in training as well")
+    assert found.remarks[0].startswith("2 texts of validation or test found in training as well")
     found = examples.load(tmp_path, ClassifyOptions(duplicates="drop"))
     assert [len(found.splits[split]) for split in examples.SPLITS] == [20, 1, 1]
-    assert found.remarks == ("2 repeats of texts are left out",)
+    assert found.remarks == ("2 repeats of texts: left out",)
 
 
 def test_empty_texts_are_left_out_and_counted(tmp_path):
     rows = [*messages(20), {"text": "  ", "label": "ham"}, {"text": None, "label": "spam"}]
     found = examples.load(write(tmp_path / "t", rows), OPTIONS)
-    assert found.remarks == ("2 examples without a text are left out",)
+    assert found.remarks == ("2 examples without a text: left out",)
+    found = examples.load(write(tmp_path / "t", rows[:-1]), OPTIONS)
+    assert found.remarks == ("1 example without a text: left out",)
 
 
 def test_labels_of_any_kind_keep_their_names(tmp_path):

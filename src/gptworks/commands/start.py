@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from gptworks.errors import ConfigError, ResourceError
 from gptworks.recipe import Recipe
 from gptworks.report import terminal
+from gptworks.wording import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -205,7 +206,7 @@ def _fastest(job: Job, trainer: Trainer, say: Callable[[str], None], *, asked: i
     rows = next(iter(rates))
     pace.take(trainer, rows)
     say(
-        f"{rows} rows at once, measured: "
+        f"{counted(rows, 'row')} at once, measured: "
         + ", ".join(f"{n}: {rate:,.0f} tokens/s" for n, rate in rates.items())
     )
     train = replace(job.recipe.train, micro_batch=rows)

@@ -19,6 +19,7 @@ from gptworks.data.columns import Choice, choose
 from gptworks.data.tables import Table
 from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import ClassifyOptions
+from gptworks.wording import counted
 
 SPLITS = ("train", "val", "test")
 
@@ -78,11 +79,11 @@ def load(path: Path, options: ClassifyOptions) -> Examples:
     found = {split: _take(table, columns) for split, table in given.items()}
     regression = _is_regression([e for examples in found.values() for e in examples], options)
     if dropped := sum(len(given[split]) for split in found) - sum(map(len, found.values())):
-        remarks.append(f"{dropped} examples without a text are left out")
+        remarks.append(f"{counted(dropped, 'example')} without a text: left out")
     found = {split: _labelled(given[split].name, found[split], number=regression) for split in found}
     if options.duplicates == "drop":
         found, n = _distinct(found)
-        remarks.append(f"{n} repeats of texts are left out")
+        remarks.append(f"{counted(n, 'repeat')} of texts: left out")
     if options.balance == "sample":
         if regression:
             raise ConfigError("--balance sample needs classes, and these labels are numbers")
@@ -91,7 +92,7 @@ def load(path: Path, options: ClassifyOptions) -> Examples:
     labels = () if regression else _classes(path, found)
     if shared := _shared(found):
         remarks.append(
-            f"{shared} texts of validation or test are in training as well, which flatters the scores; "
+            f"{counted(shared, 'text')} of validation or test found in training as well, which flatters the scores; "
             "--duplicates drop leaves repeats out"
         )
     return Examples(path, found, labels, columns, tuple(remarks))

@@ -27,6 +27,7 @@ from gptworks.data.workers import Workers
 from gptworks.errors import DataError, ResourceError, UserError
 from gptworks.recipe import PrepareOptions
 from gptworks.text.tokenizer import Tokenizer
+from gptworks.wording import counted
 
 
 def prepare(
@@ -282,7 +283,7 @@ class _Work:
 
 def _told(tally: Tally) -> str:
     dropped = ", ".join(f"{count:,} {name}" for name, count in tally.dropped.items())
-    return f"{tally.documents:,} documents" + (f", dropped {dropped}" if dropped else "")
+    return f"{counted(tally.documents, 'document')}" + (f", dropped {dropped}" if dropped else "")
 
 
 def _megabytes(count: float) -> str:
