@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, cast
 
 import torch
@@ -140,6 +141,8 @@ def tried(probe: Callable[[], Any]) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return {"works": True, "says": probe()}
+    except NotImplementedError:  # torch's own words are a page of kernels' names
+        return {"works": False, "says": "torch has no kernel for it on this device"}
     except Exception as error:  # whatever goes wrong in there is what is asked
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return {"works": False, "says": lines[0] if lines else type(error).__name__}
@@ -299,7 +302,9 @@ def as_text(found: dict[str, Any]) -> str:
 
 def _plain(name: str, value: Any) -> str:
     if isinstance(value, dict) and "works" in value:
-        return str(value["says"]) if value["works"] else f"no: {value['says'][:90]}"
+        return (
+            str(value["says"]) if value["works"] else f"no: {shorten(value['says'], 90, placeholder=' ...')}"
+        )
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items() if item) or "none"
     if isinstance(value, list):
