@@ -28,7 +28,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from gptworks.errors import ResourceError, UserError
-from gptworks.wording import counted
+from gptworks.wording import counted, first_line
 
 T = TypeVar("T")
 
@@ -132,11 +132,10 @@ def world(wait_minutes: float = WAIT_MINUTES) -> Iterator[World]:
     except RuntimeError as error:
         if not _is_of_others(error):
             raise
-        said = next(line for line in str(error).splitlines() if line.strip())
         raise ResourceError(
             f"process {rank} of {size} on {socket.gethostname()} waited for another in vain, which is dead, cut off, "
-            f"or slower than --train.wait-minutes {wait_minutes:g}; what the others said may tell why ({said[:200]}). "
-            "The same command with --resume goes on from the last checkpoint"
+            f"or slower than --train.wait-minutes {wait_minutes:g}; what the others said may tell why "
+            f"({first_line(error)}). The same command with --resume goes on from the last checkpoint"
         ) from None
 
 

@@ -20,7 +20,7 @@ def test_a_reason_that_is_long_ends_with_a_word_and_a_kernel_that_torch_has_not_
     assert doctor.tried(missing) == {"works": False, "says": "torch has no kernel for it on this device"}
     long = {"works": False, "says": "because " * 20}
     text = doctor.as_text({"machine": {}, "probes": {"it": long}, "chosen": {}, "fixes": []})
-    assert f"no: {'because ' * 10}...\n" in text
+    assert f"no: {'because ' * 11}...\n" in text
 
 
 def test_what_is_chosen_is_what_training_chooses():
