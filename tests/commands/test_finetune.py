@@ -1,6 +1,7 @@
 """Through the front door: a tiny model learns a word, and what must hold of the run."""
 
 import dataclasses
+import io
 import json
 import os
 import random
@@ -161,7 +162,7 @@ def test_a_finished_run_resumes_to_itself(straight):
     memory.write_text(measured)
 
 
-def test_classify_says_what_the_model_says(straight, capsys, tmp_path, byte_tokenizer):
+def test_classify_says_what_the_model_says(straight, capsys, tmp_path, byte_tokenizer, monkeypatch):
     capsys.readouterr()
     texts = ["see you soon :)", "win a prize!!!"]
     assert gptworks(f"classify {straight} --json --text '{texts[0]}' --text '{texts[1]}'") == 0
@@ -174,7 +175,17 @@ def test_classify_says_what_the_model_says(straight, capsys, tmp_path, byte_toke
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     (tmp_path / "texts").write_text("\n".join(texts) + "\n")
     assert gptworks(f"classify {straight} --file {tmp_path / 'texts'}") == 0
-    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["ham", "spam"]
+    of_file = capsys.readouterr().out
+    assert [line.split("\t")[0] for line in of_file.splitlines()] == ["ham", "spam"]
+    piped = io.TextIOWrapper(io.BytesIO("\r\n".join(texts).encode("utf-8-sig")))
+    monkeypatch.setattr("sys.stdin", piped)
+    assert gptworks(f"classify {straight} --file -") == 0
+    assert capsys.readouterr().out == of_file
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
+    assert gptworks(f"classify {straight} --file -") == 2
+    assert "standard input is not UTF-8 text (byte 3)" in capsys.readouterr().err
+    assert gptworks(f"classify {straight} --file - --column text") == 2
+    assert "--column text is one of a table: give it as --file TABLE" in capsys.readouterr().err
 
 
 def test_a_table_is_classified_by_the_column_that_it_has(straight, tmp_path, capsys):
