@@ -311,7 +311,7 @@ def test_a_label_that_training_never_sees_is_refused(base, tmp_path, capsys):
     (tmp_path / "train.tsv").write_text("label\ttext\n" + "ham\thi\nspam\tho\n" * 9)
     (tmp_path / "test.tsv").write_text("label\ttext\neggs\thi\n")
     assert gptworks(start(base, tmp_path, tmp_path / "run")) == 2
-    assert "the labels eggs of test are never seen in training" in capsys.readouterr().err
+    assert "test has labels that training never sees: eggs" in capsys.readouterr().err
 
 
 def test_texts_longer_than_the_model_reads_are_cut_and_counted(base, tmp_path, capsys):

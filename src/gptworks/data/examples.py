@@ -19,9 +19,11 @@ from gptworks.data.columns import Choice, choose
 from gptworks.data.tables import Table
 from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import ClassifyOptions
-from gptworks.wording import counted
+from gptworks.wording import beginning, counted
 
 SPLITS = ("train", "val", "test")
+FEW = 3
+"""Labels that an error names."""
 
 
 @dataclass(frozen=True)
@@ -215,14 +217,23 @@ def _classes(path: Path, found: dict[str, list[Example]]) -> tuple[str, ...]:
     names = {split: {str(example.label) for example in found[split]} for split in SPLITS}
     if len(names["train"]) < 2:
         raise DataError(
-            f"{path} has one class only, {next(iter(names['train']), 'none')}: nothing to tell apart"
+            f"{path} has one class only, {beginning(next(iter(names['train']), 'none'), 40)}: nothing to tell apart"
         )
     for split in ("val", "test"):
         if unseen := sorted(names[split] - names["train"]):
+            few = ", ".join(beginning(name, 40) for name in unseen[:FEW])
+            more = f" and {len(unseen) - FEW:,} more" if len(unseen) > FEW else ""
             raise DataError(
-                f"{path}: the labels {', '.join(unseen[:5])} of {split} are never seen in training"
+                f"{path}: {split} has labels that training never sees: {few}{more}{_swapped(found)}"
             )
     known = sorted(names["train"])
     if all(name.lstrip("-").isdecimal() for name in known):
         known.sort(key=int)
     return tuple(known)
+
+
+def _swapped(found: dict[str, list[Example]]) -> str:
+    """A hint, where there are more labels than texts."""
+    every = [example for examples in found.values() for example in examples]
+    more = len({example.label for example in every}) > len({example.text for example in every})
+    return "; --text and --label may be swapped" if more else ""
