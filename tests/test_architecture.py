@@ -10,7 +10,7 @@ import gptworks
 
 ROOT = Path(gptworks.__file__).parent
 FLOORS = [
-    {"errors"},
+    {"errors", "wording"},
     {"recipe", "hub"},
     {"recipefile", "runs", "world", "text"},
     {"data", "model"},
@@ -22,7 +22,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-"""errors, recipe and hub are below everything; the rest is DESIGN's list of floors."""
+"""errors, wording, recipe and hub are below everything; the rest is DESIGN's list of floors."""
 
 
 def modules() -> dict[str, Path]:

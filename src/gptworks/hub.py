@@ -7,6 +7,8 @@ the names and the HTTP status found along its causes.
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from gptworks.wording import first_line
+
 TOKENS = "https://huggingface.co/settings/tokens"
 
 AWAY = {
@@ -58,12 +60,6 @@ def _away(chain: list[BaseException], types: set[str]) -> str:
         return ""
     reason = first_line(chain[-1])
     return f"the Hub cannot be reached ({reason}): look at the connection, and give the same command again"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, cut where it becomes a page."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

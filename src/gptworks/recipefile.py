@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
-from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CycloptsError,
+    Parameter,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 from cyclopts.config import Dict
 
 from gptworks.errors import ConfigError
@@ -72,6 +79,22 @@ NEEDLESS = {
 }
 """Options of theirs that have no name here, and why."""
 
+COMMANDS = {
+    "eval": "evaluate",
+    "inference": "generate",
+    "preprocess": "prepare",
+    "sample": "generate",
+    "sft": "finetune instruct",
+    "train": "pretrain",
+}
+"""What commands are called elsewhere, and here."""
+
+FOREIGN = {
+    ".py": "write its settings as flags or in a recipe; gptworks pretrain --help lists them",
+    ".txt": "gptworks import-config makes one of algrshn/gpt-pytorch's config.txt, and data are named by flags",
+}
+"""Files that tell other tools what to do, and what to do with them here."""
+
 LONG = 400
 """Letters of a word that is not echoed as a whole."""
 
@@ -85,6 +108,8 @@ def load(file: Path) -> Recipe:
         ConfigError: no such file, not TOML, an unknown key, a wrong type, an impossible value: one line that names the
             key, the file and the nearest valid key.
     """
+    if file.suffix in FOREIGN:
+        raise ConfigError(f"{file} is not a recipe: recipes are TOML; {FOREIGN[file.suffix]}")
     try:
         given = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -153,6 +178,10 @@ def one_line(error: CycloptsError) -> str:
             return f"Unknown option: {word}. Here it is {here}."
         if why := NEEDLESS.get(_plain(error)):
             return f"Unknown option: {word}. None is needed here: {why}."
+    if isinstance(error, UnknownCommandError) and not error.command_chain:
+        word = (error.unused_tokens or [""])[0]
+        if here := COMMANDS.get(word.lower()):
+            return f"Unknown command: {word}. Here it is {here}."
     if isinstance(error, UnusedCliTokensError):
         return f"nothing here takes {' '.join(error.unused_tokens or ())!r:.200}; is an option missing before it?"
     text = re.sub(r"\[(\w+)\]\[(\w+)\]", r"[\1] \2", str(error))

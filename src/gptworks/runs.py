@@ -120,8 +120,8 @@ def find_checkpoint(run: Path, which: str | None = None) -> Path:
                 return near.path
     except (ValueError, StopIteration):
         pass
-    listed = ", ".join(f"step-{checkpoint.step}" for checkpoint in have[-8:])
-    raise CheckpointError(f"{run}@{which} does not exist; write best, epoch-2.5 or one of {listed}")
+    listed = ", ".join(f"step-{checkpoint.step} (epoch-{checkpoint.epoch:g})" for checkpoint in have[-8:])
+    raise CheckpointError(f"{run}@{which} does not exist; write best or one of {listed}")
 
 
 @contextmanager

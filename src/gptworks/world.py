@@ -28,6 +28,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from gptworks.errors import ResourceError, UserError
+from gptworks.wording import counted, first_line
 
 T = TypeVar("T")
 
@@ -131,11 +132,10 @@ def world(wait_minutes: float = WAIT_MINUTES) -> Iterator[World]:
     except RuntimeError as error:
         if not _is_of_others(error):
             raise
-        said = next(line for line in str(error).splitlines() if line.strip())
         raise ResourceError(
             f"process {rank} of {size} on {socket.gethostname()} waited for another in vain, which is dead, cut off, "
-            f"or slower than --train.wait-minutes {wait_minutes:g}; what the others said may tell why ({said[:200]}). "
-            "The same command with --resume goes on from the last checkpoint"
+            f"or slower than --train.wait-minutes {wait_minutes:g}; what the others said may tell why "
+            f"({first_line(error)}). The same command with --resume goes on from the last checkpoint"
         ) from None
 
 
@@ -347,5 +347,5 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"{torch.get_num_threads()} CPU threads ({torch.backends.cpu.get_cpu_capability()})"
+        return f"{counted(torch.get_num_threads(), 'CPU thread')} ({torch.backends.cpu.get_cpu_capability()})"
     return device.type

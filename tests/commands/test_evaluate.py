@@ -115,6 +115,7 @@ def test_bits_per_byte_compare_models_with_different_tokenizers(place, capsys):
     [
         (["one"], "evaluate needs --tasks TASK..."),
         (["one", "--tasks", "helaswag"], "there is no task 'helaswag'; the nearest are hellaswag"),
+        (["one", "--tasks", "piqa,arc_easy"], "no task 'piqa,arc_easy': several are separated by spaces"),
         (["one", "--tasks", "perplexity"], "perplexity needs a file: perplexity:FILE"),
         (["one", "--tasks", "perplexity:nothere"], "there is no file or Dataset nothere"),
         (["one", "--tasks", "hellaswag:nothere"], "nothere cannot be read: No such file or directory"),

@@ -1,6 +1,7 @@
 """Through the front door: a tiny model learns a word, and what must hold of the run."""
 
 import dataclasses
+import io
 import json
 import os
 import random
@@ -161,7 +162,7 @@ def test_a_finished_run_resumes_to_itself(straight):
     memory.write_text(measured)
 
 
-def test_classify_says_what_the_model_says(straight, capsys, tmp_path, byte_tokenizer):
+def test_classify_says_what_the_model_says(straight, capsys, tmp_path, byte_tokenizer, monkeypatch):
     capsys.readouterr()
     texts = ["see you soon :)", "win a prize!!!"]
     assert gptworks(f"classify {straight} --json --text '{texts[0]}' --text '{texts[1]}'") == 0
@@ -174,7 +175,17 @@ def test_classify_says_what_the_model_says(straight, capsys, tmp_path, byte_toke
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     (tmp_path / "texts").write_text("\n".join(texts) + "\n")
     assert gptworks(f"classify {straight} --file {tmp_path / 'texts'}") == 0
-    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["ham", "spam"]
+    of_file = capsys.readouterr().out
+    assert [line.split("\t")[0] for line in of_file.splitlines()] == ["ham", "spam"]
+    piped = io.TextIOWrapper(io.BytesIO("\r\n".join(texts).encode("utf-8-sig")))
+    monkeypatch.setattr("sys.stdin", piped)
+    assert gptworks(f"classify {straight} --file -") == 0
+    assert capsys.readouterr().out == of_file
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
+    assert gptworks(f"classify {straight} --file -") == 2
+    assert "standard input is not UTF-8 text (byte 3)" in capsys.readouterr().err
+    assert gptworks(f"classify {straight} --file - --column text") == 2
+    assert "--column text is one of a table: give it as --file TABLE" in capsys.readouterr().err
 
 
 def test_a_table_is_classified_by_the_column_that_it_has(straight, tmp_path, capsys):
@@ -300,14 +311,14 @@ def test_a_label_that_training_never_sees_is_refused(base, tmp_path, capsys):
     (tmp_path / "train.tsv").write_text("label\ttext\n" + "ham\thi\nspam\tho\n" * 9)
     (tmp_path / "test.tsv").write_text("label\ttext\neggs\thi\n")
     assert gptworks(start(base, tmp_path, tmp_path / "run")) == 2
-    assert "the labels eggs of test are never seen in training" in capsys.readouterr().err
+    assert "test has labels that training never sees: eggs" in capsys.readouterr().err
 
 
 def test_texts_longer_than_the_model_reads_are_cut_and_counted(base, tmp_path, capsys):
     lines = [f"{'ab'[n % 2]}\t{'word ' * (20 if n % 10 == 0 else 1)}{'ab'[n % 2]}\n" for n in range(60)]
     (tmp_path / "texts").write_text("".join(lines))
     assert gptworks(start(base, tmp_path / "texts", tmp_path / "run", "--train.max-steps 2")) == 0
-    assert "6 texts are longer than the model reads and were cut" in capsys.readouterr().err
+    assert "6 texts longer than the model reads: cut at the end" in capsys.readouterr().err
     assert json.loads((tmp_path / "run/results/classify-test.json").read_text())["truncated"] == 6
 
 

@@ -302,15 +302,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said(dataset, tmp_path, 
     run = tmp_path / "run"
     assert pretrain(dataset, run, "--save.keep", "5") == 0
     expected = weights(run)
-    newest = runs.find_checkpoint(run)
-    raw = bytearray((newest / "model.safetensors").read_bytes())
+    *_, before, newest = runs.checkpoints(run)
+    raw = bytearray((newest.path / "model.safetensors").read_bytes())
     raw[-5] ^= 1
-    (newest / "model.safetensors").write_bytes(raw)
+    (newest.path / "model.safetensors").write_bytes(raw)
+    assert "going on" not in capfd.readouterr().err
     assert pretrain(dataset, run, "--resume") == 0
-    assert (
-        "step-000060 is damaged: model.safetensors does not match its checksum"
-        in capfd.readouterr().err.replace("\n", " ")
-    )
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert f"going on from step {before.step} of 60" in said
+    assert "step-000060 is damaged: model.safetensors does not match its checksum" in said
     assert all(torch.equal(a, b) for a, b in zip(expected.values(), weights(run).values(), strict=True))
 
 

@@ -147,3 +147,12 @@ def test_a_score_that_is_not_defined_never_wins(tmp_path):
 
     assert tries.keep_best(tmp_path, ClassifyOptions(tries=4, keep_by="spearman")) == 3
     assert tries.keep_best(tmp_path, ClassifyOptions(tries=4, keep_by="loss")) == 1
+
+
+def test_a_score_that_one_try_alone_has_is_told_without_a_deviation():
+    every = {"n": 3, "mean": 0.5, "standard_deviation": 0.25, "kept": 0.75}
+    alone = {"n": 1, "mean": 0.5, "standard_deviation": None, "kept": 0.5}
+    assert tries.lines({"test": {"accuracy": every, "pearson": alone}}) == [
+        "test, accuracy: 0.5000 +- 0.2500 over 3 tries; 0.7500 in the one kept",
+        "test, pearson: 0.5000 in the try kept, not defined in the others",
+    ]

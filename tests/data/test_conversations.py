@@ -89,14 +89,14 @@ def test_splits_that_are_given_are_kept_and_what_they_share_leaves_training(tmp_
         written(tmp_path, rows, f"{name}.jsonl")
     found = loaded(tmp_path)
     assert {split: len(one) for split, one in found.splits.items()} == {"train": 8, "val": 2, "test": 3}
-    assert found.remarks == ("4 examples ask what a held-out one asks as well, and are left out",)
+    assert found.remarks == ("4 examples left out: a held-out one asks the same",)
 
 
 def test_an_empty_answer_teaches_nothing_and_is_counted(tmp_path):
     rows = [*alpaca(3), {"instruction": "Draw.", "input": "", "output": " "}]
     found = loaded(written(tmp_path, rows), val_fraction=0, test_fraction=0)
     assert len(found.splits["train"]) == 3
-    assert "1 examples of" in found.remarks[0]
+    assert "1 example of" in found.remarks[0]
 
 
 def test_only_the_first(tmp_path):

@@ -67,16 +67,18 @@ def test_texts_in_training_and_held_out_are_counted_or_dropped(tmp_path):
         tmp_path / "test.jsonl", [{"text": "message 0", "label": "spam"}, {"text": "newer", "label": "ham"}]
     )
     found = examples.load(tmp_path, OPTIONS)
-    assert found.remarks[0].startswith("2 texts of validation or test are in training as well")
+    assert found.remarks[0].startswith("2 texts of validation or test found in training as well")
     found = examples.load(tmp_path, ClassifyOptions(duplicates="drop"))
     assert [len(found.splits[split]) for split in examples.SPLITS] == [20, 1, 1]
-    assert found.remarks == ("2 repeats of texts are left out",)
+    assert found.remarks == ("2 repeats of texts: left out",)
 
 
 def test_empty_texts_are_left_out_and_counted(tmp_path):
     rows = [*messages(20), {"text": "  ", "label": "ham"}, {"text": None, "label": "spam"}]
     found = examples.load(write(tmp_path / "t", rows), OPTIONS)
-    assert found.remarks == ("2 examples without a text are left out",)
+    assert found.remarks == ("2 examples without a text: left out",)
+    found = examples.load(write(tmp_path / "t", rows[:-1]), OPTIONS)
+    assert found.remarks == ("1 example without a text: left out",)
 
 
 def test_labels_of_any_kind_keep_their_names(tmp_path):
@@ -138,8 +140,17 @@ def test_data_that_cannot_be_learned_from_is_refused(rows, options, message, tmp
 def test_labels_that_training_never_sees_are_refused(tmp_path):
     write(tmp_path / "train.jsonl", messages())
     write(tmp_path / "test.jsonl", [{"text": "x", "label": "eggs"}])
-    with pytest.raises(DataError, match="the labels eggs of test are never seen in training"):
+    with pytest.raises(DataError, match=r"test has labels that training never sees: eggs$"):
         examples.load(tmp_path, OPTIONS)
+
+
+def test_swapped_columns_are_suspected_where_there_are_more_labels_than_texts(tmp_path):
+    rows = [{"text": f"{'word ' * 20}{number}", "label": "ham"} for number in range(60)]
+    with pytest.raises(DataError) as caught:
+        examples.load(write(tmp_path / "t", rows), ClassifyOptions(text="label", label="text"))
+    few = ", ".join([f"{'word ' * 8}..."] * 3)
+    said = f"val has labels that training never sees: {few} and 3 more; --text and --label may be swapped"
+    assert str(caught.value) == f"{tmp_path / 't'}: {said}"
 
 
 def test_a_column_missing_from_one_split_is_refused(tmp_path):

@@ -229,6 +229,24 @@ def test_tail_takes_the_last_documents_of_each_source(corpus, texts, tokenizer, 
     assert [tokenizer.decode(ids[:-1]) for ids in ids_of(dataset, "val")] == [*texts[-n:], "another 9"]
 
 
+def test_validation_that_is_much_larger_than_asked_for_is_said(tokenizer, tmp_path):
+    for words, notes in (
+        ("a", []),
+        (
+            "a" * 2000,
+            [
+                "validation is 91.0% of the tokens, not 1%: whole documents are held out, and here they are long or few"
+            ],
+        ),
+    ):
+        path = tmp_path / f"{len(words)}.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*["b"] * 99, words]))
+        dataset = prepare(options(path, val_fraction=0.01, val_by="tail"), tokenizer, tmp_path / path.stem)
+        n_train, n_val = (dataset.splits[split].n_tokens for split in ("train", "val"))
+        assert dataset.manifest["notes"] == notes
+        assert (n_val / (n_train + n_val) > 0.02) == bool(notes)
+
+
 def test_a_named_source_is_validation(corpus, texts, tokenizer, tmp_path, ids_of):
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(json.dumps({"text": f"another {number}"}) for number in range(10)))

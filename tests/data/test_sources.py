@@ -224,7 +224,7 @@ def test_what_cannot_be_read_is_located_and_refused_or_skipped(
         ("a.jsonl.zst", b"not zstd at all", "a.jsonl.zst is cut short or damaged"),
         ("a.parquet", b"PAR1 and nothing else", "a.parquet is not a readable Parquet file"),
         ("a.txt.gz", b"", r"of compressed files only \.jsonl\.gz and \.jsonl\.zst"),
-        ("a.txt", b"", r"nothing is left to train on \(.*1 documents, dropped 1 empty\)"),
+        ("a.txt", b"", r"nothing is left to train on \(.*1 document, dropped 1 empty\)"),
         ("a.jsonl", b"\n\n", "nothing is left to train on .*: 0 documents"),
         ("a.bin", b"", "nothing is left to train on"),
         ("a.bin", b"\1\2\3", "not a whole number of uint16 tokens"),

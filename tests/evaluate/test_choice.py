@@ -81,7 +81,7 @@ def test_a_beginning_that_does_not_fit_is_cut_and_counted(narrow, sets):
     quiz = suite.load(suite.parse(f"hellaswag:{sets['hellaswag']}"), EvaluateOptions(), PerplexityOptions())
     found = quiz.measure(*open_ours(narrow), None)
     assert all(one.details["truncated"] == len(HELLASWAG) for one, _ in found)
-    assert "were cut at their beginning" in found[0][0].notes[0]
+    assert "longer than the model reads: cut at the beginning" in found[0][0].notes[0]
 
 
 def test_an_answer_that_does_not_fit_is_refused(narrow, tokenizer):

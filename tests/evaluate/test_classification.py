@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from gptworks.evaluate import classification
+from gptworks.evaluate import classification, report
 
 LABELS = ("ham", "spam")
 # probabilities of spam 0.9, 0.8, 0.6, 0.3, 0.1; truth: spam, ham, spam, ham, ham
@@ -27,6 +27,15 @@ def test_scores_of_five_texts_by_hand():
     # each text is in its own bin but the two that are 0.9 sure: |0.9 - 1| * 2, |0.8 - 0|, |0.6 - 1|, |0.7 - 1|
     assert scores["ece"] == pytest.approx((0.2 + 0.8 + 0.4 + 0.3) / 5)
     assert sum(b["n"] for b in scores["reliability"]) == 5
+
+
+def test_one_text_has_an_accuracy_without_an_error():
+    one = classification.scores(LOGITS[:1], TRUTH[:1], LABELS)
+    assert (one["accuracy"], one["accuracy_standard_error"]) == (1, None)
+    told = one | {"checkpoint": "last", "baselines": classification.baselines(TRUTH, TRUTH[:1], 2)}
+    assert report.line(told).startswith("accuracy 1.0000 (majority ")
+    two = classification.scores(LOGITS[[0, 4]], TRUTH[[0, 4]], LABELS)
+    assert report.line(told | two).startswith("accuracy 1.0000 +- 0.0000 (majority ")
 
 
 def test_a_perfect_and_sure_classifier_is_calibrated():

@@ -103,7 +103,7 @@ def test_inspect_names_the_documents_and_scores_come_without_them(dataset, capsy
     assert main(["evaluate", "model", "--tasks", "piqa:piqa_val.jsonl", *told]) == 0
     rows = {row["metric"]: row for row in read(dataset / "all.json")["rows"]}
     assert (rows["acc"]["n"], rows["acc_clean"]["n"]) == (4, 3)
-    assert "without the 1 items found in set" in rows["acc_clean"]["definition"]
+    assert "without the 1 item found in set" in rows["acc_clean"]["definition"]
     assert main(["inspect", "set"]) == 0  # a Dataset with results is a Dataset still
 
 

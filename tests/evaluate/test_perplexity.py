@@ -82,7 +82,7 @@ def test_averages_over_documents_without_their_first_tokens_are_algrshns(narrow,
     assert found["perplexity"].value == pytest.approx(2 ** np.mean(bits), rel=1e-4)
     assert found["perplexity"].n == len(bits) == 3
     assert "word_perplexity" not in found  # its words would not all be counted
-    assert "1 documents are too short" in found["perplexity"].notes[0]
+    assert found["perplexity"].notes == ("1 document too short to be scored",)
 
 
 def test_joined_documents_are_one_text_with_marks_between(narrow, file):

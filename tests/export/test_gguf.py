@@ -125,7 +125,7 @@ def test_rows_that_are_not_whole_blocks_stay_fp16(own_bpe, tmp_path):
     file, remarks = written(model, own_bpe["gpt2"], tmp_path / "x.gguf", "q8_0")
     kinds = {tensor.name: tensor.tensor_type.name for tensor in file.tensors}
     assert (kinds["blk.0.attn_qkv.weight"], kinds["blk.0.ffn_down.weight"]) == ("F16", "Q8_0")
-    assert remarks == ["7 matrices stay fp16: their rows are not whole blocks of 32"]
+    assert remarks == ["7 of the matrices kept in fp16: their rows are not whole blocks of 32"]
 
 
 def test_the_exact_gelu_is_refused_unless_asked_for(own_bpe, tmp_path):

@@ -57,6 +57,7 @@ def test_names_are_read_as_people_write_them():
         (["coala"], "GLUE has no such task; it has cola, sst2"),
         (["rte", "RTE"], "names rte twice"),
         (["ax"], "comes with mnli"),
+        (["rte,wnli"], "tasks are separated by spaces: --tasks rte wnli$"),
     ],
 )
 def test_names_that_are_none(names, words):

@@ -10,6 +10,8 @@ def test_without_options_it_is_gpt2():
     assert (config.family, config.n_layer, config.n_head, config.n_embd) == ("gpt2", 12, 12, 768)
     assert (config.n_inner, config.context, config.head_dim, config.padded_vocab) == (3072, 1024, 64, 50304)
     assert config == resolve(ModelOptions(preset="gpt2"), 50257)
+    assert config.shape == "12 layers, 768 wide, 12 heads, context 1024"
+    assert resolve(ModelOptions(n_layer=1, n_head=1), 100).shape == "1 layer, 768 wide, 1 head, context 1024"
 
 
 def test_options_beat_the_preset_and_widths_that_follow_from_others_do_follow():

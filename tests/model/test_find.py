@@ -39,7 +39,7 @@ def test_what_is_not_there_is_said(run: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("x")
     for spec, message in (
-        (f"{run}@step-7", "write best, epoch-2.5 or one of step-100, step-200"),
+        (f"{run}@step-7", r"write best or one of step-100 \(epoch-0.5\), step-200 \(epoch-1\)"),
         (f"{run / 'checkpoints' / 'step-000100'}@best", "is not a run, so .*@best does not exist"),
         (str(tmp_path / "empty"), "empty is no model: it has neither config.json nor checkpoints/"),
         (str(tmp_path / "file.txt"), r"file\.txt is a file; a model is a folder"),
@@ -50,6 +50,26 @@ def test_what_is_not_there_is_said(run: Path, tmp_path: Path):
         with pytest.raises(CheckpointError) as caught:
             resolve(spec)
         assert re.search(message, str(caught.value)), caught.value
+
+
+def test_a_misspelt_run_is_not_looked_for_on_the_hub(run: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs", "mine"):
+        (tmp_path / folder).mkdir()
+        for name in ("shakespeare", "python"):
+            (tmp_path / folder / name / "checkpoints").mkdir(parents=True)
+    for spec, message in (
+        (
+            "runs/shakespear",
+            "there is no folder runs/shakespear (the nearest: runs/shakespeare, runs/python)",
+        ),
+        ("mine/pyhton", "there is no folder mine/pyhton (the nearest: mine/python, mine/shakespeare)"),
+        ("./rnu", "there is no folder ./rnu (the nearest: run)"),
+        ("rnu@best", "rnu is not a run, so rnu@best does not exist (the nearest: run)"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            resolve(spec)
+        assert str(caught.value) == message
 
 
 def ask(endpoint: str, home: Path, *specs: str) -> list[str]:
@@ -65,7 +85,7 @@ def ask(endpoint: str, home: Path, *specs: str) -> list[str]:
     command = [sys.executable, "-c", code, *specs]
     environment = hub.environment(endpoint, home) | {"PYTHONPATH": ":".join(sys.path)}
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True
+        command, cwd=home, env=environment, capture_output=True, text=True, check=True
     ).stdout.splitlines()
 
 
@@ -79,15 +99,20 @@ def test_a_hub_id_is_downloaded_once_and_kept(tmp_path: Path):
         folder.mkdir(parents=True)
         for file in files:
             (folder / file).write_text("{}")
+    (tmp_path / "someone" / "abstent").mkdir(parents=True)
+    (tmp_path / "someone" / "abstent" / "config.json").touch()
     with hub.serve(tmp_path) as endpoint:
         said = ask(endpoint, tmp_path, "someone/new", "someone/old", "someone/empty", "someone/absent")
     assert said == [
         "['config.json', 'model.safetensors']",
         "['config.json', 'merges.txt', 'pytorch_model.bin', 'vocab.json']",
         "someone/empty on the Hugging Face Hub is no model: it has no config.json",
-        "someone/absent: no folder here, and there is no such model on the Hugging Face Hub: check OWNER/NAME; "
-        + "if it is private, set HF_TOKEN",
+        "someone/absent: no folder here (the nearest: someone/abstent), and there is no such model on the Hugging "
+        + "Face Hub: check OWNER/NAME; if it is private, set HF_TOKEN",
     ]
     gone = ask(endpoint, tmp_path, "someone/new", "someone/absent")
     assert gone[0] == said[0]
-    assert "someone/absent: no folder here, and the Hub cannot be reached (" in gone[1]
+    assert (
+        "someone/absent: no folder here (the nearest: someone/abstent), and the Hub cannot be reached ("
+        in gone[1]
+    )

@@ -13,6 +13,16 @@ def test_a_probe_that_fails_says_why_in_one_line():
     assert doctor.tried(lambda: 1 / 0) == {"works": False, "says": "division by zero"}
 
 
+def test_a_reason_that_is_long_ends_with_a_word_and_a_kernel_that_torch_has_not_is_one():
+    def missing():
+        raise NotImplementedError("Could not run 'aten::x' with arguments from the 'CPU' backend. This could")
+
+    assert doctor.tried(missing) == {"works": False, "says": "torch has no kernel for it on this device"}
+    long = {"works": False, "says": "because " * 20}
+    text = doctor.as_text({"machine": {}, "probes": {"it": long}, "chosen": {}, "fixes": []})
+    assert f"no: {'because ' * 11}...\n" in text
+
+
 def test_what_is_chosen_is_what_training_chooses():
     cpu = torch.device("cpu")
     found = doctor.choices(cpu, {"attention: flash": {"works": True}, "torch.compile": {"works": True}})

@@ -29,6 +29,7 @@ FACTS = {
     ("seconds", "text"),
     [
         (0, "0 seconds"),
+        (1, "1 second"),
         (119, "119 seconds"),
         (120, "2 minutes"),
         (3600, "1 h 00 min"),

@@ -114,7 +114,7 @@ BAD = {
     "an unknown method": ({"input": "a", "attribution": "shap"}, 400, "leave_one_out"),
     "an unknown class": ({"input": "a", "attribution": "leave_one_out", "target": "eggs"}, 400, "there is ham, spam"),
     "a class of nothing": ({"input": "a", "target": "spam"}, 400, "target goes with attribution"),
-    "an odd pair": ({"input": ["a", "b"], "pair": ["c"]}, 400, "1 texts cannot go with the 2 of input"),
+    "an odd pair": ({"input": ["a", "b"], "pair": ["c"]}, 400, "1 text cannot go with the 2 of input"),
     "another model": ({"model": "base", "input": "a"}, 400, "ask /v1/completions"),
     "no such model": ({"model": "eggs", "input": "a"}, 404, "There is no model eggs here"),
 }  # fmt: skip

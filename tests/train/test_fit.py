@@ -63,7 +63,7 @@ def test_what_was_asked_for_and_does_not_fit_is_refused_with_what_would(monkeypa
     ],
 )
 def test_where_not_even_one_text_fits_something_smaller_is_named(monkeypatch, free, way_out):
-    with pytest.raises(ResourceError, match=r"training with 1 examples of 100 tokens .*" + way_out):
+    with pytest.raises(ResourceError, match=r"training with 1 example of 100 tokens .*" + way_out):
         chosen(needs(), free, monkeypatch)
 
 

@@ -19,6 +19,7 @@ from gptworks.commands.start import Job, start_in
 from gptworks.errors import ConfigError, InUseError
 from gptworks.recipe import Recipe
 from gptworks.report import terminal
+from gptworks.wording import counted
 
 if TYPE_CHECKING:
     from gptworks.glue.data import Lessons, Source
@@ -160,7 +161,7 @@ class Campaign:
                 self._tell(cells, subject, task)
         if others := [1 for subject, task in cells if not self._done(subject, task)]:
             terminal.say(
-                f"{len(others)} cells are other processes' work; with --resume, what they leave is done"
+                f"{counted(len(others), 'cell')} left to other processes; with --resume, what they leave is done"
             )
         return None
 
@@ -210,7 +211,7 @@ class Campaign:
         rest = [other.name for of, other in cells if not self._done(of, other)]
         costs = {name: self.plan.cost(other) for name, other in TASKS.items()}
         left = plan.time_left(done, rest, costs)
-        progress = f"{len(cells) - len(rest)} of {len(cells)} cells"
+        progress = f"{len(cells) - len(rest)} of {counted(len(cells), 'cell')}"
         more = f", about {terminal.clock(left)} left for one process" if left else ""
         terminal.say(f"{table.line(result)}; {terminal.clock(result.seconds)} ({progress}{more})")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from gptworks import recipefile, runs
 from gptworks.errors import ConfigError, DataError
 
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".zip")
+STANDARD_INPUT = Path("-")
 
 
 def classify(
@@ -24,7 +26,9 @@ def classify(
     file: Annotated[
         Path | None,
         Parameter(
-            help="A file of texts, one a line; or a table: .csv, .tsv, .json, .jsonl, .parquet, a zip of one."
+            help="A file of texts, one a line, - for standard input; or a table: .csv, .tsv, .json, .jsonl, "
+            ".parquet, a zip of one.",
+            allow_leading_hyphen=True,
         ),
     ] = None,
     column: Annotated[
@@ -41,8 +45,8 @@ def classify(
     ] = False,
 ) -> None:
     """Say the class of texts, or the number a model predicts for them."""
-    if column is not None and file is None:
-        raise ConfigError(f"--column {column} is one of a --file, and there is none")
+    if column is not None and file in {None, STANDARD_INPUT}:
+        raise ConfigError(f"--column {column} is one of a table: give it as --file TABLE")
     texts = [*text, *(_of_file(file, column, spec) if file else [])]
     if not texts:
         raise ConfigError("classify needs --text TEXT or --file FILE")
@@ -84,8 +88,10 @@ def _column_of_training(spec: str) -> str | None:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        data = sys.stdin.buffer.read() if file == STANDARD_INPUT else file.read_bytes()
+        return [line for line in data.decode("utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
         raise DataError(f"there is no file {file}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from None
+        name = "standard input" if file == STANDARD_INPUT else file
+        raise DataError(f"{name} is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from None

@@ -23,6 +23,7 @@ from gptworks.recipe import (
     SaveOptions,
     TrainOptions,
 )
+from gptworks.wording import counted
 
 if TYPE_CHECKING:
     from gptworks.data.examples import Examples
@@ -125,11 +126,12 @@ def _announce(work: Classifying, say: Callable[[str], None]) -> None:
     for remark in found.remarks:
         say(remark)
     if work.truncated:
-        say(f"{work.truncated:,} texts are longer than the model reads and were cut at their end")
+        say(f"{counted(work.truncated, 'text')} longer than the model reads: cut at the end")
     every = sum(param.numel() for param in work.model.parameters())
     trained = sum(param.numel() for param in work.model.parameters() if param.requires_grad)
     say(
-        f"{trained:,} of {every:,} parameters are trained; {work.plan.max_steps:,} steps of {work.task.size} texts"
+        f"{trained:,} of {every:,} parameters are trained; {counted(work.plan.max_steps, 'step')} of "
+        f"{counted(work.task.size, 'text')}"
     )
 
 
@@ -170,7 +172,7 @@ def _farewell(
     if reason is None:
         for line in _score(run, work):
             print(line)
-    print(f"{run}: {trainer.step:,} of {work.plan.max_steps:,} steps")
+    print(f"{run}: {trainer.step:,} of {counted(work.plan.max_steps, 'step')}")
     if reason:
         terminal.say(f"stopped by {reason} with a checkpoint; the same command with --resume goes on")
     elif alone:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from gptworks.wording import counted
+
 
 def inspect(
     path: Annotated[str, Parameter(help="A Dataset, Run, Checkpoint or MODEL; or the word `presets`.")],
@@ -130,7 +132,7 @@ def _contamination(folder: Path, against: tuple[str, ...]) -> dict[str, Any]:
         file = folder / "results" / f"contaminated-{quiz.task.name}.json"
         results.keep(file, [results.row(contamination.score(found, dataset), quiz.material, whose)])
         facts[quiz.task.name] = (
-            f"{len(found.hits):,} of {found.items:,} items found ({quiz.material.split}); see {file}"
+            f"{len(found.hits):,} of {counted(found.items, 'item')} found ({quiz.material.split}); see {file}"
         )
         for hit in found.hits[:10]:
             more = f" and {hit.count - len(hit.documents):,} more" if hit.count > len(hit.documents) else ""
@@ -178,7 +180,7 @@ def _model(folder: Path, *, verify: bool) -> dict[str, Any]:
         "Checkpoint": str(folder),
         "family": config.family,
         "parameters": sizing.parameters(config),
-        "shape": f"{config.n_layer} layers, {config.n_embd} wide, {config.n_head} heads, context {config.context}",
+        "shape": config.shape,
         "vocabulary": config.vocab_size,
         "files": {file.name: file.stat().st_size for file in sorted(folder.glob("*")) if file.is_file()},
     }
@@ -203,8 +205,5 @@ def _presets() -> dict[str, Any]:
     facts = {}
     for name in PRESETS:
         config = resolve(ModelOptions(preset=name), 50257)
-        facts[name] = (
-            f"{config.family}, {sizing.parameters(config) / 1e6:,.1f} M parameters, {config.n_layer} layers, "
-            f"{config.n_embd} wide, {config.n_head} heads, context {config.context}"
-        )
+        facts[name] = f"{config.family}, {sizing.parameters(config) / 1e6:,.1f} M parameters, {config.shape}"
     return facts

@@ -19,6 +19,7 @@ from gptworks.recipe import (
     SaveOptions,
     TrainOptions,
 )
+from gptworks.wording import counted
 
 if TYPE_CHECKING:
     from gptworks.model.build import Model
@@ -106,8 +107,8 @@ def _announce(work: Instructing, say: Callable[[str], None]) -> None:
     for split, encoded in work.encoded.items():
         if encoded.shortened or encoded.dropped:
             say(
-                f"{split}: {encoded.shortened:,} examples longer than the model reads are shortened, their answers "
-                f"whole; {encoded.dropped:,} do not fit and are left out"
+                f"{split}: {counted(encoded.shortened, 'example')} longer than the model reads: shortened, their "
+                f"answers whole; {encoded.dropped:,} that would not fit even so: left out"
             )
     name = work.template or "the MODEL's own"
     say(
@@ -117,7 +118,8 @@ def _announce(work: Instructing, say: Callable[[str], None]) -> None:
     every = sum(param.numel() for param in work.model.parameters())
     trained = sum(param.numel() for param in work.model.parameters() if param.requires_grad)
     say(
-        f"{trained:,} of {every:,} parameters are trained; {work.plan.max_steps:,} steps of {work.task.size} examples"
+        f"{trained:,} of {every:,} parameters are trained; {counted(work.plan.max_steps, 'step')} of "
+        f"{counted(work.task.size, 'example')}"
     )
 
 
@@ -151,7 +153,7 @@ def _farewell(recipe: Recipe, work: Instructing, trainer: Trainer, reason: str |
     plots.loss_curve(run, unit="learned token")
     if reason is None and len(work.encoded["test"]):
         print(_measure(recipe, work, work.model))  # whole, whichever way it was shared
-    print(f"{run}: {trainer.step:,} of {work.plan.max_steps:,} steps")
+    print(f"{run}: {trainer.step:,} of {counted(work.plan.max_steps, 'step')}")
     if reason:
         terminal.say(f"stopped by {reason} with a checkpoint; the same command with --resume goes on")
     else:

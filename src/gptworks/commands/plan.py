@@ -15,6 +15,7 @@ from gptworks.commands.start import RecipeFile, needed
 from gptworks.errors import ConfigError
 from gptworks.recipe import LoraOptions, ModelOptions, OptimOptions, Positive, Recipe, TrainOptions
 from gptworks.recipefile import load, tables
+from gptworks.wording import counted
 
 if TYPE_CHECKING:
     from gptworks.data.dataset import Dataset
@@ -257,9 +258,9 @@ def _choose(data: Path, hours: float, out: Path, *, as_json: bool) -> None:
         print(json.dumps(facts, indent=1))
         return
     for (layers, width, _), rate in found.looked_at:
-        print(f"measured: {layers} layers, {width} wide: {rate:,.0f} tokens/s")
+        print(f"measured: {counted(layers, 'layer')}, {width} wide: {rate:,.0f} tokens/s")
     print(
-        f"chosen: {words.size(facts)}; {facts['steps']:,} steps of {facts['batch_tokens']:,} tokens, "
+        f"chosen: {words.size(facts)}; {counted(facts['steps'], 'step')} of {facts['batch_tokens']:,} tokens, "
         f"{facts['step_seconds']:.3g} s each"
     )
     print(

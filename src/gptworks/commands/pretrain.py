@@ -20,6 +20,7 @@ from gptworks.recipe import (
     SaveOptions,
     TrainOptions,
 )
+from gptworks.wording import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,19 +103,17 @@ def _announce(work: Pretraining, dataset: Dataset, world: World, say: Callable[[
 
     config, plan = work.config, work.plan
     rows = len(work.task.order.rows(0))
-    say(
-        f"{config.family} model: {sizing.parameters(config):,} parameters "
-        f"({config.n_layer} layers, {config.n_embd} wide, {config.n_head} heads, context {config.context})"
-    )
+    say(f"{config.family} model: {sizing.parameters(config):,} parameters ({config.shape})")
     train = dataset.split("train")
     assert train is not None
     say(
-        f"{dataset.path}: {train.n_tokens:,} tokens; {plan.max_steps:,} steps of {work.batch_tokens:,} = "
+        f"{dataset.path}: {train.n_tokens:,} tokens; {counted(plan.max_steps, 'step')} of {work.batch_tokens:,} = "
         f"{plan.max_steps / work.steps_per_epoch:.2f} epochs"
     )
     cut = -(-max(1, rows // world.size) // plan.micro_batch)
     say(
-        f"{describe(world.device)}, {plan.precision}; {rows} rows a step, {plan.micro_batch} at once ({cut} times)"
+        f"{describe(world.device)}, {plan.precision}; {counted(rows, 'row')} a step, "
+        f"{plan.micro_batch} at once ({counted(cut, 'time')})"
         + (f" on each of {world.size} processes" if world.size > 1 else "")
     )
 
@@ -181,7 +180,7 @@ def _farewell(recipe: Recipe, trainer: Trainer, reason: str | None) -> None:
             f"validation loss {measured[-1]['val_loss']:.4f} ({measured[-1]['val_bpb']:.3f} bits per byte); "
             f"best {best['val_loss']:.4f} at step {best['step']}"
         )
-    print(f"{run}: {trainer.step:,} of {trainer.plan.max_steps:,} steps; loss curve in {picture}")
+    print(f"{run}: {trainer.step:,} of {counted(trainer.plan.max_steps, 'step')}; loss curve in {picture}")
     if reason:
         terminal.say(f"stopped by {reason} with a checkpoint; the same command with --resume goes on")
     else:

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from gptworks.errors import ConfigError, ResourceError
 from gptworks.recipe import Recipe
 from gptworks.report import terminal
+from gptworks.wording import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -135,10 +136,10 @@ def start_in(
         point = saving.resume_point(run, say, clear=w.main) if resume else None
         done = so_far.step if so_far and point else 0
         if w.main and done < job.plan.max_steps:
-            size = saving.size_on_disk(trainer, job.duties.adapted)
-            what = "one checkpoint" if point else "a run (two checkpoints)"
-            runs.need_space(run, size if point else 2 * size, what)
+            _need_space(run, saving.size_on_disk(trainer, job.duties.adapted), resumed=point is not None)
         job.announce(say)
+        if point and done < job.plan.max_steps:
+            say(f"going on from step {done:,} of {job.plan.max_steps:,}")
         job = _fastest(job, trainer, say, asked="kept" if point else recipe.train.micro_batch)
         if w.main:
             record.write(job.recipe, job.material, w, job.ignores)
@@ -156,6 +157,13 @@ def start_in(
             _keep_memory(run, job.memory, (held, peak_memory(w.device)) if trained else None, say)
         _finish(run, job, trainer, reason)
     return reason
+
+
+def _need_space(run: Path, size: int, *, resumed: bool) -> None:
+    from gptworks import runs
+
+    what = "one checkpoint" if resumed else "a run (two checkpoints)"
+    runs.need_space(run, size if resumed else 2 * size, what)
 
 
 def _on_one_disk(run: Path, w: World) -> None:
@@ -205,7 +213,7 @@ def _fastest(job: Job, trainer: Trainer, say: Callable[[str], None], *, asked: i
     rows = next(iter(rates))
     pace.take(trainer, rows)
     say(
-        f"{rows} rows at once, measured: "
+        f"{counted(rows, 'row')} at once, measured: "
         + ", ".join(f"{n}: {rate:,.0f} tokens/s" for n, rate in rates.items())
     )
     train = replace(job.recipe.train, micro_batch=rows)

@@ -187,12 +187,16 @@ def lines(summary: dict[str, Any]) -> list[str]:
     """Mean, standard deviation and kept value of the scores people ask for first."""
     split = "test" if summary["test"] else "val"
     found = summary[split]
-    return [
-        f"{split}, {name}: {found[name]['mean']:.4f} +- {found[name]['standard_deviation'] or 0:.4f} over "
-        f"{found[name]['n']} tries; {found[name]['kept']:.4f} in the one kept"
-        for name in SAID
-        if name in found
-    ]
+    return [f"{split}, {name}: {_line(found[name])}" for name in SAID if name in found]
+
+
+def _line(told: dict[str, Any]) -> str:
+    if told["n"] == 1:
+        return f"{told['kept']:.4f} in the try kept, not defined in the others"
+    return (
+        f"{told['mean']:.4f} +- {told['standard_deviation']:.4f} over {told['n']} tries; "
+        f"{told['kept']:.4f} in the one kept"
+    )
 
 
 SAID = ("accuracy", "macro_f1", "matthews", "roc_auc", "mse", "pearson", "spearman")

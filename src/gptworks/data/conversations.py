@@ -17,6 +17,7 @@ from gptworks.data.tables import Table
 from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import InstructOptions
 from gptworks.text.templates import Message
+from gptworks.wording import counted
 
 Conversation = tuple[Message, ...]
 
@@ -68,12 +69,12 @@ def load(path: Path, options: InstructOptions) -> Conversations:
         ]
         if silent := len(conversations) - len(found[split]):
             remarks.append(
-                f"{silent} examples of {table.name} with an empty instruction or answer are left out"
+                f"{counted(silent, 'example')} of {table.name} with an empty instruction or answer: left out"
             )
     cut = _held_out(found, options)
     kept, shared = _apart(cut)
     if shared:
-        remarks.append(f"{shared} examples ask what a held-out one asks as well, and are left out")
+        remarks.append(f"{counted(shared, 'example')} left out: a held-out one asks the same")
     if not kept["train"]:
         raise DataError(f"{path} leaves nothing to train on")
     return Conversations(path, kept, kinds[0], tuple(remarks))

@@ -19,8 +19,11 @@ from gptworks.data.columns import Choice, choose
 from gptworks.data.tables import Table
 from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import ClassifyOptions
+from gptworks.wording import beginning, counted
 
 SPLITS = ("train", "val", "test")
+FEW = 3
+"""Labels that an error names."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,11 @@ def load(path: Path, options: ClassifyOptions) -> Examples:
     found = {split: _take(table, columns) for split, table in given.items()}
     regression = _is_regression([e for examples in found.values() for e in examples], options)
     if dropped := sum(len(given[split]) for split in found) - sum(map(len, found.values())):
-        remarks.append(f"{dropped} examples without a text are left out")
+        remarks.append(f"{counted(dropped, 'example')} without a text: left out")
     found = {split: _labelled(given[split].name, found[split], number=regression) for split in found}
     if options.duplicates == "drop":
         found, n = _distinct(found)
-        remarks.append(f"{n} repeats of texts are left out")
+        remarks.append(f"{counted(n, 'repeat')} of texts: left out")
     if options.balance == "sample":
         if regression:
             raise ConfigError("--balance sample needs classes, and these labels are numbers")
@@ -91,7 +94,7 @@ def load(path: Path, options: ClassifyOptions) -> Examples:
     labels = () if regression else _classes(path, found)
     if shared := _shared(found):
         remarks.append(
-            f"{shared} texts of validation or test are in training as well, which flatters the scores; "
+            f"{counted(shared, 'text')} of validation or test found in training as well, which flatters the scores; "
             "--duplicates drop leaves repeats out"
         )
     return Examples(path, found, labels, columns, tuple(remarks))
@@ -214,14 +217,23 @@ def _classes(path: Path, found: dict[str, list[Example]]) -> tuple[str, ...]:
     names = {split: {str(example.label) for example in found[split]} for split in SPLITS}
     if len(names["train"]) < 2:
         raise DataError(
-            f"{path} has one class only, {next(iter(names['train']), 'none')}: nothing to tell apart"
+            f"{path} has one class only, {beginning(next(iter(names['train']), 'none'), 40)}: nothing to tell apart"
         )
     for split in ("val", "test"):
         if unseen := sorted(names[split] - names["train"]):
+            few = ", ".join(beginning(name, 40) for name in unseen[:FEW])
+            more = f" and {len(unseen) - FEW:,} more" if len(unseen) > FEW else ""
             raise DataError(
-                f"{path}: the labels {', '.join(unseen[:5])} of {split} are never seen in training"
+                f"{path}: {split} has labels that training never sees: {few}{more}{_swapped(found)}"
             )
     known = sorted(names["train"])
     if all(name.lstrip("-").isdecimal() for name in known):
         known.sort(key=int)
     return tuple(known)
+
+
+def _swapped(found: dict[str, list[Example]]) -> str:
+    """A hint, where there are more labels than texts."""
+    every = [example for examples in found.values() for example in examples]
+    more = len({example.label for example in every}) > len({example.text for example in every})
+    return "; --text and --label may be swapped" if more else ""

@@ -14,7 +14,8 @@ from gptworks.data.readings import column
 from gptworks.data.records import Document, Keys, from_record
 from gptworks.data.tables import Columns, Table
 from gptworks.errors import DataError
-from gptworks.hub import first_line, meaning
+from gptworks.hub import meaning
+from gptworks.wording import first_line
 
 ROWS = 256
 """Rows asked for at a time; a stream's state is known only between them."""

@@ -27,6 +27,7 @@ from gptworks.data.workers import Workers
 from gptworks.errors import DataError, ResourceError, UserError
 from gptworks.recipe import PrepareOptions
 from gptworks.text.tokenizer import Tokenizer
+from gptworks.wording import counted
 
 
 def prepare(
@@ -200,7 +201,7 @@ class _Work:
                 | {"invalid": taken.invalid}
                 for source, tally, taken in zip(self.sources, tallies, self.taken, strict=True)
             ],
-            "notes": self._notes(tallies, val),
+            "notes": self._notes(tallies, train, val),
             "inputs": inputs,
         }
         _write_json(self.out / MANIFEST, manifest | {"fingerprint": fingerprint(manifest)})
@@ -235,12 +236,12 @@ class _Work:
                 self.report(self.progress)
         return tallies, train, val, written
 
-    def _notes(self, tallies: list[Tally], val: assembly.Planner) -> list[str]:
+    def _notes(self, tallies: list[Tally], train: assembly.Planner, val: assembly.Planner) -> list[str]:
         """What a person should know and may not expect."""
         notes = []
-        fraction = self.options.val_fraction
+        fraction = 0.0 if self.options.val_by == "source" else self.options.val_fraction
         for source, tally in zip(self.sources, tallies, strict=True):
-            if tally.kept == 1 and self.options.val_by != "source" and fraction:
+            if tally.kept == 1 and fraction:
                 notes.append(
                     f"{source.name} is one document: the last {100 * fraction:g}% of its tokens are validation"
                 )
@@ -248,6 +249,11 @@ class _Work:
                 notes.append(f"no document of {source.name} was kept: {_told(tally)}")
         if not val.tokens and (fraction or self.options.val_by == "source"):
             notes.append("no document fell to validation: take a larger --val-fraction, or --val-by tail")
+        if fraction and (share := val.tokens / (train.tokens + val.tokens)) > 2 * fraction:
+            notes.append(
+                f"validation is {share:.1%} of the tokens, not {100 * fraction:g}%: whole documents are held out, "
+                "and here they are long or few"
+            )
         return notes
 
     def _empty(self, tallies: list[Tally]) -> str:
@@ -277,7 +283,7 @@ class _Work:
 
 def _told(tally: Tally) -> str:
     dropped = ", ".join(f"{count:,} {name}" for name, count in tally.dropped.items())
-    return f"{tally.documents:,} documents" + (f", dropped {dropped}" if dropped else "")
+    return f"{counted(tally.documents, 'document')}" + (f", dropped {dropped}" if dropped else "")
 
 
 def _megabytes(count: float) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gptworks.errors import DataError
+from gptworks.wording import counted
 
 Columns = dict[str, list[Any]]
 
@@ -129,7 +130,7 @@ def _delimited(name: str, text: str) -> Columns:
                 rows.append(row)
                 if len(row) != len(rows[0]):
                     raise DataError(
-                        f"{name}:{reader.line_num} has {len(row)} cells, the first row has {len(rows[0])}"
+                        f"{name}:{reader.line_num} has {counted(len(row), 'cell')}, the first row has {len(rows[0])}"
                     )
     except csv.Error as error:
         raise DataError(f"{name}:{reader.line_num} cannot be read: {error}") from None

@@ -16,6 +16,7 @@ from gptworks.generate.settings import GenerateSettings
 from gptworks.model.build import Model
 from gptworks.text.templates import Chat
 from gptworks.text.tokenizer import Tokenizer
+from gptworks.wording import counted
 
 NEEDS = "ROUGE-L and BLEU need two libraries: pip install 'gptworks[eval]'"
 
@@ -51,7 +52,7 @@ def line(found: dict[str, Any]) -> str:
     """Scores in a line."""
     both = found.get("missing") or f"ROUGE-L {found['rouge_l']:.3f}, BLEU {found['bleu']:.1f}"
     return (
-        f"{found['n']} answers in results/responses.json: {both}, exact {found['exact_match']:.2f}, "
+        f"{counted(found['n'], 'answer')} in results/responses.json: {both}, exact {found['exact_match']:.2f}, "
         f"{found['ended_by_themselves']:.0%} end by themselves"
     )
 

@@ -10,6 +10,7 @@ from gptworks.evaluate.results import Score
 from gptworks.evaluate.scoring import Answer
 from gptworks.evaluate.statistics import Form
 from gptworks.evaluate.tasks import Task
+from gptworks.wording import counted
 
 Measure = Callable[[Question, Sequence[Answer]], float]
 
@@ -115,6 +116,4 @@ def truncation_notes(truncated: int, n: int) -> tuple[str, ...]:
     """What a person should know."""
     if not truncated:
         return ()
-    return (
-        f"{truncated:,} of {n:,} contexts are longer than the model reads and were cut at their beginning",
-    )
+    return (f"{truncated:,} of {counted(n, 'context')} longer than the model reads: cut at the beginning",)

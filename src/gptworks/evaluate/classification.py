@@ -30,7 +30,7 @@ def scores(logits: np.ndarray, targets: np.ndarray, labels: tuple[str, ...]) -> 
     result = {
         "n": len(targets),
         "accuracy": accuracy,
-        "accuracy_standard_error": math.sqrt(accuracy * (1 - accuracy) / len(targets)),
+        "accuracy_standard_error": standard_error(accuracy, len(targets)),
         "balanced_accuracy": float(present.mean()),
         "matthews": matthews(named, targets),
         "macro_f1": float(f1.mean()),
@@ -49,6 +49,11 @@ def scores(logits: np.ndarray, targets: np.ndarray, labels: tuple[str, ...]) -> 
     if len(labels) == 2 and len(set(targets.tolist())) == 2:
         result["roc_auc"] = float(metrics.roc_auc_score(targets, logits[:, 1] - logits[:, 0]))
     return result | calibration(probabilities, targets)
+
+
+def standard_error(share: float, n: int) -> float | None:
+    """Of a share of n texts; None of one text, which tells nothing of others."""
+    return math.sqrt(share * (1 - share) / n) if n > 1 else None
 
 
 def calibration(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from gptworks.data.dataset import Dataset
 from gptworks.evaluate.questions import Question
 from gptworks.evaluate.results import Score
 from gptworks.text.tokenizer import Tokenizer
+from gptworks.wording import counted
 
 N = 13
 FEWEST = 5
@@ -162,7 +163,7 @@ def score(found: Found, dataset: Dataset) -> Score:
         f"punctuation, occur in a document of the Dataset with fingerprint {dataset.fingerprint[:12]}",
         found.items,
         higher_is_better=False,
-        notes=(f"{found.too_short:,} items of fewer than {FEWEST} words were not looked for",)
+        notes=(f"{counted(found.too_short, 'item')} of fewer than {FEWEST} words: not looked for",)
         if found.too_short
         else (),
         details=report(found) | {"dataset": str(dataset.path), "dataset_fingerprint": dataset.fingerprint},

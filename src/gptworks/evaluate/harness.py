@@ -32,6 +32,7 @@ from gptworks.generate.continuation import evaluating
 from gptworks.generate.engine import GenerateSettings, stream
 from gptworks.model.build import Model
 from gptworks.text.tokenizer import Tokenizer
+from gptworks.wording import counted
 
 MAX_NEW_TOKENS = 256
 """The hf backend's default where a task does not say."""
@@ -211,7 +212,7 @@ def measure(live: LiveModel, plan: Plan, known: TaskManager, limit: int | None) 
         raise DataError(f"harness:{','.join(plan.tasks)}: {first.strip()}") from None
     assert said is not None
     cut_short = live.truncated - before
-    notes = (f"{cut_short:,} contexts were cut at their beginning",) if cut_short else ()
+    notes = (f"{counted(cut_short, 'context')} cut at the beginning",) if cut_short else ()
     return [one for task in said["results"] for one in _of_task(task, said, limit, notes)]
 
 

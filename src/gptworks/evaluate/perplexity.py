@@ -24,6 +24,7 @@ from gptworks.model.build import Model
 from gptworks.recipe import PerplexityOptions
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train.pretraining import token_bytes
+from gptworks.wording import counted
 
 AT_ONCE = 256
 """Windows whose requests are in memory at a time."""
@@ -149,7 +150,7 @@ def _scores(
     tokens = sum(unit.tokens for unit in whole)
     sure = f"interval from a bootstrap over {drawn}"
     left_out = n_documents - len(whole)
-    notes = (f"{left_out:,} documents are too short to be scored",) if left_out else ()
+    notes = (f"{counted(left_out, 'document')} too short to be scored",) if left_out else ()
     bits = [(unit.nats / math.log(2), unit.n_bytes) for unit in units]
     found = [_perplexity(whole, units, how, sure, notes, options)]
     if n_bytes := round(sum(unit.n_bytes for unit in whole)):

@@ -39,9 +39,10 @@ def line(scores: dict[str, Any]) -> str:
         return (
             f"mean squared error {scores['mse']:.4f} (always the mean: {mean:.4f}), {', '.join(found)} ({n})"
         )
-    guess = scores["baselines"]
+    guess, error = scores["baselines"], scores["accuracy_standard_error"]
+    sure = "" if error is None else f" +- {error:.4f}"
     return (
-        f"accuracy {scores['accuracy']:.4f} +- {scores['accuracy_standard_error']:.4f} "
+        f"accuracy {scores['accuracy']:.4f}{sure} "
         f"(majority {guess['majority_accuracy']:.4f}, weighted guess {guess['weighted_guess_accuracy']:.4f}), "
         f"balanced {scores['balanced_accuracy']:.4f}, macro F1 {scores['macro_f1']:.4f}, "
         f"Matthews {scores['matthews']:.4f}, ECE {scores['ece']:.4f} ({n})"

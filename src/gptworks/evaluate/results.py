@@ -21,6 +21,7 @@ import numpy as np
 from gptworks import __version__, runs
 from gptworks.errors import DataError
 from gptworks.evaluate.statistics import Estimate, Form, estimate, value
+from gptworks.wording import counted
 
 Split = Literal["train", "dev", "test", "unknown"]
 
@@ -177,9 +178,8 @@ def describe(one: Mapping[str, Any]) -> str:
     sure = "" if error is None else f" +- {_number(error)}"
     task = one["task"] + (f", {one['shots']}-shot" if one["shots"] else "")
     split = {"unknown": "split not known"}.get(one["split"], one["split"])
-    return (
-        f"{task}: {one['metric']} {_number(one['value'])}{sure} ({split}, n = {one['n']:,} {one['of']})"
-        + "".join(f"; {note}" for note in one["notes"])
+    return f"{task}: {one['metric']} {_number(one['value'])}{sure} ({split}, n = {_examples(one)})" + "".join(
+        f"; {note}" for note in one["notes"]
     )
 
 
@@ -193,7 +193,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 one["task"] + (f" ({one['shots']}-shot)" if one["shots"] else ""),
                 one["metric"],
                 one["split"] if one["split"] != "unknown" else "?",
-                f"{one['n']:,} {one['of']}",
+                _examples(one),
                 _number(one["value"]),
                 "" if one["standard_error"] is None else _number(one["standard_error"]),
                 "" if interval is None else f"{_number(interval[0])} to {_number(interval[1])}",
@@ -212,6 +212,10 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def _examples(one: Mapping[str, Any]) -> str:
+    return counted(one["n"], one["of"].removesuffix("s"))
 
 
 def _number(number: float) -> str:

@@ -23,6 +23,7 @@ from gptworks.evaluate.tasks import TASKS, TEXTS, Task, canonical
 from gptworks.model.build import Model
 from gptworks.recipe import EvaluateOptions, PerplexityOptions
 from gptworks.text.tokenizer import Tokenizer
+from gptworks.wording import counted
 
 Found = list[tuple[Score, Material]]
 
@@ -87,7 +88,8 @@ class Quiz:
             material = _material(self.task, questions, self.material)
             part = Asked([asked.requests[i] for i in left], asked.truncated)
             for one in choice.scores(self.task, questions, [answers[i] for i in left], part):
-                words = f"{one.definition}; without the {len(answers) - len(left):,} items found in {told.dataset}"
+                gone = counted(len(answers) - len(left), "item")
+                words = f"{one.definition}; without the {gone} found in {told.dataset}"
                 found.append((replace(one, metric=f"{one.metric}_clean", definition=words), material))
         return found
 

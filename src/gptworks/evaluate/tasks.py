@@ -238,13 +238,15 @@ def canonical(name: str) -> str:
     """The task a person means.
 
     Raises:
-        ConfigError: there is none of this name; with the nearest.
+        ConfigError: there is none of this name, with the nearest; or this is several.
     """
     plain = name.replace("-", "_").lower()
     plain = ALIASES.get(plain, plain)
     known = (*TASKS, *TEXTS)
     if plain in known:
         return plain
+    if "," in name:
+        raise ConfigError(f"there is no task {name!r}: several are separated by spaces")
     near = difflib.get_close_matches(plain, [*known, *ALIASES], n=3, cutoff=0.4)
     meant = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(known)}"
     raise ConfigError(f"there is no task {name!r}; {meant}; harness:NAME asks lm-evaluation-harness")

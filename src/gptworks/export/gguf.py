@@ -92,7 +92,7 @@ def write(
         narrow += kind is GGMLQuantizationType.F16 and precision == "q8_0"
         writer.add_tensor(named, _in(kind, key, tensor), raw_dtype=kind)
     if narrow:
-        remarks.append(f"{narrow} matrices stay fp16: their rows are not whole blocks of {BLOCK}")
+        remarks.append(f"{narrow} of the matrices kept in fp16: their rows are not whole blocks of {BLOCK}")
     writer.write_header_to_file(file)
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -15,6 +15,7 @@ from huggingface_hub import HfApi, get_token
 
 from gptworks.errors import ConfigError
 from gptworks.model.find import HUB_ID
+from gptworks.wording import beginning
 
 TRIES = 5
 """How often a request is made that the Hub is too busy for."""
@@ -116,4 +117,4 @@ def _refusal(status: int, repo: str, error: Exception) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200]
+    return beginning(lines[-1], 200) if lines else type(error).__name__

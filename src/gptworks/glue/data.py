@@ -19,6 +19,7 @@ from gptworks.data.columns import Choice
 from gptworks.data.examples import Example, Examples
 from gptworks.errors import DataError
 from gptworks.glue.tasks import HIGHEST, LOWEST, Part, Task
+from gptworks.wording import counted
 
 HUB = "nyu-mll/glue"
 
@@ -173,7 +174,7 @@ def _cells(
                     continue
                 if len(cells) != len(headings):
                     raise DataError(
-                        f"{file}:{number} has {len(cells)} cells, and there are {len(headings)} columns"
+                        f"{file}:{number} has {counted(len(cells), 'cell')}, and there are {len(headings)} columns"
                     )
                 yield number, [cells[place] for place in places]
     except UnicodeDecodeError as error:

@@ -29,6 +29,7 @@ from gptworks.train import precision
 from gptworks.train.classifying import Classifying
 from gptworks.train.evaluators import LabelLoss
 from gptworks.train.parallel import unwrap
+from gptworks.wording import counted
 from gptworks.world import World
 
 FILE = "glue.json"
@@ -148,7 +149,9 @@ class Finish:
         columns["score"] = [one.score for one in kept]
         remarks = list(self.lessons.examples.remarks)
         if best["truncated"]:
-            remarks.append(f"{best['truncated']:,} texts were longer than the model reads and were cut")
+            remarks.append(
+                f"{counted(best['truncated'], 'text')} longer than the model reads: cut at the end"
+            )
         result = Result(
             subject=self.subject,
             task=task.name,

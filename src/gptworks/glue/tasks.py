@@ -214,6 +214,10 @@ def choose(names: Iterable[str]) -> tuple[Task, ...]:
     for name in names:
         if name == "all":
             return tuple(TASKS.values())
+        if "," in name:
+            raise ConfigError(
+                f"--tasks {name}: tasks are separated by spaces: --tasks {' '.join(name.replace(',', ' ').split())}"
+            )
         if _plain(name) == "ax":
             raise ConfigError("--tasks ax: the diagnostic comes with mnli, whose model it is for")
         if (task := known.get(_plain(name))) is None:

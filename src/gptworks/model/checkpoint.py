@@ -34,6 +34,7 @@ from gptworks.model.hf_config import from_hf, to_hf
 from gptworks.model.layout import Tensors, from_disk, pad_rows, to_disk
 from gptworks.model.lora import Origin
 from gptworks.text.tokenizer import Tokenizer
+from gptworks.wording import counted
 
 __all__ = ["load", "load_into", "load_tokenizer", "origin", "read_config", "resolve", "save"]
 
@@ -263,11 +264,12 @@ def fitted(
     """
     if missing := sorted(params.keys() - tensors.keys()):
         raise CheckpointError(
-            f"{folder} lacks {len(missing)} tensors of its network: {', '.join(missing[:3]):.200} ..."
+            f"{folder} lacks {counted(len(missing), 'tensor')} of its network: {', '.join(missing[:3]):.200} ..."
         )
     if extra := sorted(tensors.keys() - params.keys()):
         raise CheckpointError(
-            f"{folder} holds {len(extra)} tensors its network has no place for: {', '.join(extra[:3]):.200} ..."
+            f"{folder} holds {counted(len(extra), 'tensor')} its network has no place for: "
+            f"{', '.join(extra[:3]):.200} ..."
         )
     padded = {}
     for name, param in params.items():

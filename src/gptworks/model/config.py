@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from gptworks.errors import ConfigError
 from gptworks.recipe import ModelOptions
+from gptworks.wording import counted
 
 Family = Literal["gpt2", "modern"]
 BiasPart = Literal["qkv", "proj", "mlp", "norm"]
@@ -45,6 +46,14 @@ class ModelConfig:
     init_std: float = 0.02
     zero_init: bool = False
     frozen_embedding: bool = False
+
+    @property
+    def shape(self) -> str:
+        """`12 layers, 768 wide, 12 heads, context 1024`."""
+        return (
+            f"{counted(self.n_layer, 'layer')}, {self.n_embd} wide, {counted(self.n_head, 'head')}, "
+            f"context {self.context}"
+        )
 
     @property
     def padded_vocab(self) -> int:

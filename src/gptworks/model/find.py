@@ -1,5 +1,6 @@
 """What MODEL means on a command line: one function, and nothing is guessed."""
 
+import difflib
 import re
 from pathlib import Path
 
@@ -25,16 +26,32 @@ def resolve(spec: str) -> Path:
     if runs.is_run(path):
         return _whole(runs.find_checkpoint(path, which))
     if which is not None:
-        raise CheckpointError(f"{name} is not a run, so {spec} does not exist")
+        raise CheckpointError(f"{name} is not a run, so {spec} does not exist{_near(path)}")
     if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
         return _whole(path)
     if path.is_dir():
         raise CheckpointError(f"{spec} is no model: it has neither config.json nor checkpoints/")
     if path.exists():
         raise CheckpointError(f"{spec} is a file; a model is a folder")
-    if not HUB_ID.fullmatch(name) or name.startswith("."):
-        raise CheckpointError(f"there is no folder {spec}")
+    if not HUB_ID.fullmatch(name) or name.startswith((".", "runs/")) or _among_runs(path):
+        raise CheckpointError(f"there is no folder {spec}{_near(path)}")
     return _from_hub(name)
+
+
+def _among_runs(path: Path) -> bool:
+    """Whether a path leads into a folder of runs: no owner on the Hub is meant then."""
+    return len(path.parts) > 1 and any(runs.is_run(one) for one in _beside(path))
+
+
+def _near(path: Path, least: float = 0.0) -> str:
+    """The runs and models beside a path that are named most like it, if any is at `least` as much."""
+    have = [str(one) for one in _beside(path) if runs.is_run(one) or (one / "config.json").is_file()]
+    near = difflib.get_close_matches(str(path), have, 3, least)
+    return f" (the nearest: {', '.join(near)})" if near else ""
+
+
+def _beside(path: Path) -> list[Path]:
+    return list(path.parent.iterdir()) if path.parent.is_dir() else []
 
 
 def _whole(folder: Path) -> Path:
@@ -54,7 +71,9 @@ def _from_hub(name: str) -> Path:
         # Each version of the client lets its own HTTP library's errors through, so no list of types is complete.
         if not (isinstance(error, OSError | ValueError) or type(error).__module__.startswith(LIBRARIES)):
             raise
-        raise CheckpointError(f"{name}: no folder here, and {meaning(error, name, 'model')}") from None
+        raise CheckpointError(
+            f"{name}: no folder here{_near(Path(name), 0.6)}, and {meaning(error, name, 'model')}"
+        ) from None
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise CheckpointError(f"{name} on the Hugging Face Hub is no model: it has no config.json")
     return folder

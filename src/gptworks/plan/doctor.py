@@ -25,6 +25,7 @@ from gptworks.model import native
 from gptworks.train import parallel
 from gptworks.train.peak import measured_flops
 from gptworks.train.precision import Precision
+from gptworks.wording import beginning, first_line
 from gptworks.world import cgroup_limit, default_device, describe, fast_dtype, memory_available, memory_total
 
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "triton", "bitsandbytes", "transformers")
@@ -140,9 +141,10 @@ def tried(probe: Callable[[], Any]) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return {"works": True, "says": probe()}
+    except NotImplementedError:  # torch's own words are a page of kernels' names
+        return {"works": False, "says": "torch has no kernel for it on this device"}
     except Exception as error:  # whatever goes wrong in there is what is asked
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return {"works": False, "says": lines[0] if lines else type(error).__name__}
+        return {"works": False, "says": first_line(error)}
 
 
 def probes(device: torch.device) -> dict[str, Any]:
@@ -299,7 +301,7 @@ def as_text(found: dict[str, Any]) -> str:
 
 def _plain(name: str, value: Any) -> str:
     if isinstance(value, dict) and "works" in value:
-        return str(value["says"]) if value["works"] else f"no: {value['says'][:90]}"
+        return str(value["says"]) if value["works"] else f"no: {beginning(value['says'], 90)}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items() if item) or "none"
     if isinstance(value, list):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from gptworks.plan.needs import TOKENS_PER_PARAMETER
+from gptworks.wording import counted
 
 BAR = 40
 """Characters of all memory together."""
@@ -13,7 +14,7 @@ def pretraining(facts: dict[str, Any]) -> list[str]:
     lines = [
         size(facts),
         f"on {_device(facts)}; {facts['batch_tokens']:,} tokens a step, "
-        f"{facts['micro_batch']} rows at once ({_times(facts['micro_batches'])})",
+        f"{counted(facts['micro_batch'], 'row')} at once ({_times(facts['micro_batches'])})",
         "",
         *_memory(facts),
         "",
@@ -36,7 +37,7 @@ def teaching(facts: dict[str, Any]) -> list[str]:
     """Of teaching.facts."""
     return [
         f"{size(facts)}, of which {facts['trained']:,} are trained",
-        f"on {_device(facts)}; {facts['batch']:,} examples a step, "
+        f"on {_device(facts)}; {counted(facts['batch'], 'example')} a step, "
         f"{facts['micro_batch']} at once ({_times(facts['micro_batches'])})",
         "",
         *_memory(facts),
@@ -50,7 +51,7 @@ def teaching(facts: dict[str, Any]) -> list[str]:
 def size(facts: dict[str, Any]) -> str:
     """The model, in a few numbers."""
     return (
-        f"{facts['parameters']:,} parameters ({facts['n_layer']} layers, {facts['n_embd']} wide, "
+        f"{facts['parameters']:,} parameters ({counted(facts['n_layer'], 'layer')}, {facts['n_embd']} wide, "
         f"context {facts['context']})"
     )
 
@@ -88,8 +89,8 @@ def _effort(facts: dict[str, Any]) -> list[str]:
             f"FLOPs           {facts['flops_per_token']:.3g} a token by 6N + 12LCT",
         ]
     return [
-        f"tokens          {facts['tokens']:,} in {facts['steps']:,} steps: {facts['tokens_per_parameter']:.1f} for "
-        f"each parameter (compute-optimal: about {TOKENS_PER_PARAMETER})",
+        f"tokens          {facts['tokens']:,} in {counted(facts['steps'], 'step')}: "
+        f"{facts['tokens_per_parameter']:.1f} for each parameter (compute-optimal: about {TOKENS_PER_PARAMETER})",
         f"FLOPs           {facts['flops']:.3g} by 6N + 12LCT, {facts['flops_per_token']:.3g} a token",
     ]
 
@@ -110,7 +111,7 @@ def _speed(facts: dict[str, Any]) -> list[str]:
         steps = facts["steps_in_that_time"]
         part = f", {steps / facts['steps']:.1%} of the run" if facts["steps"] else ""
         asked = f"in {facts['hours_asked']:g} h"
-        lines.append(f"{asked:<15} {steps:,} steps{part}: --train.max-steps {steps}")
+        lines.append(f"{asked:<15} {counted(steps, 'step')}{part}: --train.max-steps {steps}")
     return lines
 
 
@@ -118,7 +119,7 @@ def duration(seconds: float) -> str:
     """`42 seconds`, `3 h 07 min`, `12.5 days`, `21 years`."""
     minutes = round(seconds / 60)
     if seconds < 120:
-        return f"{seconds:.0f} seconds"
+        return counted(round(seconds), "second")
     if minutes < 60:
         return f"{minutes} minutes"
     if minutes < 48 * 60:

@@ -18,6 +18,7 @@ from gptworks.report import classes, curves, scaling, tokens
 from gptworks.report.curves import finite
 from gptworks.report.logs import Logged, column, read
 from gptworks.report.style import COLOURS, Picture, short
+from gptworks.wording import counted
 
 NOTHING = "-"
 """Where a table has no value."""
@@ -196,7 +197,9 @@ def said(row: dict[str, Any]) -> dict[str, str]:
         "value_said": _number(row["value"]) if finite(row.get("value")) else NOTHING,
         "error_said": f"± {_number(float(error))}" if error is not None and finite(error) else "",
         "interval_said": f"{_number(interval[0])} to {_number(interval[1])}" if interval else "",
-        "n_said": f"{count:,} {row.get('of', '')}" if isinstance(count, int) else "",
+        "n_said": counted(count, row.get("of", "examples").removesuffix("s"))
+        if isinstance(count, int)
+        else "",
     }
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gptworks import runs
+from gptworks.wording import counted
 
 INK, TRAIN, VAL, QUIET = "#333333", "#9db8d2", "#c8553d", "#888888"
 
@@ -83,10 +84,11 @@ def classification(run: Path, name: str, result: dict[str, Any]) -> Path | None:
     _confusion(left, labels, scores["confusion"])
     _reliability(middle, scores)
     _f1(right, labels, scores["classes"])
-    guess = scores["baselines"]["majority_accuracy"]
+    guess, error = scores["baselines"]["majority_accuracy"], scores["accuracy_standard_error"]
+    sure = "" if error is None else f" ± {error:.3f}"
     figure.suptitle(
-        f"{run.name}, {result['split']}: accuracy {scores['accuracy']:.3f} ± {scores['accuracy_standard_error']:.3f} "
-        f"(always the most frequent: {guess:.3f}), n = {scores['n']:,} texts",
+        f"{run.name}, {result['split']}: accuracy {scores['accuracy']:.3f}{sure} "
+        f"(always the most frequent: {guess:.3f}), n = {counted(scores['n'], 'text')}",
         x=0.01,
         ha="left",
         color=INK,

@@ -14,6 +14,7 @@ from gptworks.errors import UserError
 from gptworks.report import style
 from gptworks.report.logs import Logged
 from gptworks.report.style import COLOURS, Picture
+from gptworks.wording import counted
 
 SAMPLE = 2_000_000
 """Tokens (and documents) that are looked at, from the beginning of the split."""
@@ -52,7 +53,7 @@ def _statistics(dataset: Dataset, number: int) -> Statistics:
     facts: dict[str, Any] = {"Dataset": str(dataset.path), "fingerprint": dataset.fingerprint[:16]}
     for name in ("train", "val"):
         if (split := dataset.split(name)) is not None and split.n_tokens:
-            told = f"{split.n_tokens:,} tokens in {split.n_documents:,} documents"
+            told = f"{split.n_tokens:,} tokens in {counted(split.n_documents, 'document')}"
             facts[name] = f"{told}, {dataset.bytes_per_token(name):.2f} bytes of text per token"
     facts["vocabulary"] = f"{dataset.vocab_size:,}"
     if train is None or not train.n_tokens:

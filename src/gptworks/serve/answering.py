@@ -21,6 +21,7 @@ from gptworks.serve.schema import Sampling
 from gptworks.serve.settings import ServeSettings
 from gptworks.serve.worker import Job
 from gptworks.text.tokenizer import Tokenizer
+from gptworks.wording import counted
 
 REASONS = {"stop": "stop", "eos": "stop", "length": "length", None: None}
 """Ours as OpenAI's."""
@@ -35,7 +36,7 @@ def settings_of(body: Sampling, n_top: int | None, most: int) -> GenerateSetting
     n = body.n or 1
     if max(n, body.beams) > most:
         what = "beams" if body.beams > n else "n"
-        raise ApiError(400, f"{what}: this server writes {most} texts at once", param=what)
+        raise ApiError(400, f"{what}: this server writes {counted(most, 'text')} at once", param=what)
     if body.beams and body.stream:
         raise ApiError(400, "beams cannot stream: which is best is known at the end only", param="beams")
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []

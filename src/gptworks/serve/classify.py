@@ -21,6 +21,7 @@ from gptworks.serve.errors import RESPONSES, ApiError, Json
 from gptworks.serve.models import Served
 from gptworks.serve.schema import Strict
 from gptworks.train.classifying import options_of
+from gptworks.wording import counted
 
 router = APIRouter()
 
@@ -125,7 +126,7 @@ def _texts(body: ClassifyRequest) -> list[tuple[str, str | None]]:
     pairs = [body.pair] if isinstance(body.pair, str) else body.pair
     if len(pairs) != len(texts):
         raise ApiError(
-            400, f"pair: {len(pairs)} texts cannot go with the {len(texts)} of input", param="pair"
+            400, f"pair: {counted(len(pairs), 'text')} cannot go with the {len(texts)} of input", param="pair"
         )
     return list(zip(texts, pairs, strict=True))
 

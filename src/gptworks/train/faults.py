@@ -21,6 +21,7 @@ from gptworks.errors import CheckpointError
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train.guard import LEARNED, NOT_FINITE, OVERFLOW, DivergedError, Skip, place_in_data
 from gptworks.train.trainer import IGNORE, StepReport, Trainer
+from gptworks.wording import counted
 
 SKIPS, ROWS = "skips.json", "faults.jsonl"
 SUSPECTS = 3
@@ -113,14 +114,16 @@ class Faults:
         point = next(
             (c for c in reversed(runs.checkpoints(self.run)) if c.sound and not runs.damage(c.path)), None
         )
-        trouble = f"{self.in_a_row} steps in a row, up to step {step}, could not be learned from"
+        trouble = f"{counted(self.in_a_row, 'step')} in a row, up to step {step}, could not be learned from"
         if point is None:
             raise DivergedError(
                 f"{trouble}, and there is no checkpoint from before to go back to: lower --optim.lr"
             )
         tried = sum(skip.step == point.step for skip in trainer.skips)
         if tried >= self.limits.rollbacks:
-            raise DivergedError(f"{trouble}, after going back to step {point.step} {tried} times: {WAY_OUT}")
+            raise DivergedError(
+                f"{trouble}, after going back to step {point.step} {counted(tried, 'time')}: {WAY_OUT}"
+            )
         first, end = place_in_data(point.step, trainer.skips), place_in_data(step - 1, trainer.skips) + 1
         # A skip applies from its step on, and tells places by those before it: with this one, the first again.
         skip = Skip(point.step, first, end)
@@ -135,7 +138,7 @@ class Faults:
         self.in_a_row = 0
         self.say(
             f"{trouble}: going back to the checkpoint of step {point.step} and leaving out the data of "
-            f"{end - first} steps from there on"
+            f"{counted(end - first, 'step')} from there on"
         )
         return point.path
 

@@ -10,6 +10,7 @@ from gptworks.model import memory, sizing
 from gptworks.model.config import ModelConfig
 from gptworks.recipe import Recipe
 from gptworks.train.precision import Precision
+from gptworks.wording import counted
 from gptworks.world import World, memory_available
 
 ENOUGH_TOKENS = {"cpu": 8192, "cuda": 65_536}
@@ -135,7 +136,10 @@ def _must_fit(
 ) -> None:
     if free is None or (need := estimate(recipe, config, rows, precision, processes)) <= SHARE * free:
         return
-    words = f"training with {rows} rows of {config.context} tokens at once needs about {need / 1e9:.1f} GB of memory"
+    words = (
+        f"training with {counted(rows, 'row')} of {config.context} tokens at once needs about "
+        f"{need / 1e9:.1f} GB of memory"
+    )
     smaller = next(
         (n for n in range(rows, 0, -1) if estimate(recipe, config, n, precision, processes) <= SHARE * free),
         None,
@@ -207,7 +211,7 @@ def finetuning(work: FineTuning, rows: int, world: World) -> tuple[int, dict[str
     at_once = most_examples(work, rows, room) if asked is None else min(rows, asked)
     if free is not None and room is not None and work.total(at_once) > room:
         raise ResourceError(
-            f"training with {at_once} examples of {work.tokens(at_once):,} tokens at once needs about "
+            f"training with {counted(at_once, 'example')} of {work.tokens(at_once):,} tokens at once needs about "
             f"{work.total(at_once) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: "
             + smaller(work, at_once, room)
         )

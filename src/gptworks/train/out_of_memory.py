@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from gptworks.errors import ResourceError
 from gptworks.train import parallel
+from gptworks.wording import counted
 from gptworks.world import World, out_of_memory, release_memory
 
 
@@ -150,4 +151,5 @@ def restore(trainer: Cut, kept: dict[str, Any] | None) -> None:
 def words(number: int, rows: int, *, checkpointed: bool) -> str:
     """What is said once."""
     how = ", and activations are computed again on the way back" if checkpointed else ""
-    return f"memory ran out in step {number}: it was done again with {rows} rows at once{how}; the update is the same"
+    again = f"it was done again with {counted(rows, 'row')} at once{how}; the update is the same"
+    return f"memory ran out in step {number}: {again}"
