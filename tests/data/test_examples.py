@@ -144,13 +144,13 @@ def test_labels_that_training_never_sees_are_refused(tmp_path):
         examples.load(tmp_path, OPTIONS)
 
 
-def test_swapped_columns_are_suspected_where_there_are_more_labels_than_texts(tmp_path):
+@pytest.mark.parametrize("shares", [{}, {"val_fraction": 0, "test_fraction": 0}])
+def test_swapped_columns_are_suspected_where_there_are_more_labels_than_texts(tmp_path, shares):
     rows = [{"text": f"{'word ' * 20}{number}", "label": "ham"} for number in range(60)]
     with pytest.raises(DataError) as caught:
-        examples.load(write(tmp_path / "t", rows), ClassifyOptions(text="label", label="text"))
-    few = ", ".join([f"{'word ' * 8}..."] * 3)
-    said = f"val has labels that training never sees: {few} and 3 more; --text and --label may be swapped"
-    assert str(caught.value) == f"{tmp_path / 't'}: {said}"
+        examples.load(write(tmp_path / "t", rows), ClassifyOptions(text="label", label="text", **shares))
+    said = f"60 labels and only 1 text, such as label '{'word ' * 8}...' of text 'ham': --text and --label may be"
+    assert str(caught.value) == f"{tmp_path / 't'} has {said} swapped"
 
 
 def test_a_column_missing_from_one_split_is_refused(tmp_path):

@@ -42,6 +42,10 @@ def test_two_models_are_tested_on_the_questions_they_differ_in():
     assert difference(first, first, "mean").p == 1.0
 
 
+def test_one_question_says_nothing_of_a_difference():
+    assert difference(answers(0, 1), answers(1, 1), "mean").interval == (-1.0, 1.0)
+
+
 def test_pairing_tells_a_small_difference_that_separate_intervals_do_not():
     chance = np.random.default_rng(1)
     hard = chance.normal(100, 30, 200)

@@ -215,6 +215,15 @@ def _mixed(labels: Sequence[str], seed: int) -> np.ndarray:
 
 def _classes(path: Path, found: dict[str, list[Example]]) -> tuple[str, ...]:
     names = {split: {str(example.label) for example in found[split]} for split in SPLITS}
+    texts, labels = (
+        {example.text for split in SPLITS for example in found[split]},
+        set().union(*names.values()),
+    )
+    if len(labels) > max(2, len(texts)):
+        raise DataError(
+            f"{path} has {len(labels):,} labels and only {counted(len(texts), 'text')}, such as label "
+            f"{beginning(min(labels), 40)!r} of text {beginning(min(texts), 40)!r}: --text and --label may be swapped"
+        )
     if len(names["train"]) < 2:
         raise DataError(
             f"{path} has one class only, {beginning(next(iter(names['train']), 'none'), 40)}: nothing to tell apart"
@@ -223,17 +232,8 @@ def _classes(path: Path, found: dict[str, list[Example]]) -> tuple[str, ...]:
         if unseen := sorted(names[split] - names["train"]):
             few = ", ".join(beginning(name, 40) for name in unseen[:FEW])
             more = f" and {len(unseen) - FEW:,} more" if len(unseen) > FEW else ""
-            raise DataError(
-                f"{path}: {split} has labels that training never sees: {few}{more}{_swapped(found)}"
-            )
+            raise DataError(f"{path}: {split} has labels that training never sees: {few}{more}")
     known = sorted(names["train"])
     if all(name.lstrip("-").isdecimal() for name in known):
         known.sort(key=int)
     return tuple(known)
-
-
-def _swapped(found: dict[str, list[Example]]) -> str:
-    """A hint, where there are more labels than texts."""
-    every = [example for examples in found.values() for example in examples]
-    more = len({example.label for example in every}) > len({example.text for example in every})
-    return "; --text and --label may be swapped" if more else ""

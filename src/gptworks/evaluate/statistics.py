@@ -78,8 +78,9 @@ def difference(first: np.ndarray, second: np.ndarray, form: Form) -> Difference:
         gained = int(((second[:, 0] == 1) & (first[:, 0] == 0)).sum())
         lost = int(((second[:, 0] == 0) & (first[:, 0] == 1)).sum())
         p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-        error = (second[:, 0] - first[:, 0]).std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
-        return Difference(found, (found - 1.96 * error, found + 1.96 * error), p, "McNemar, exact")
+        error = (second[:, 0] - first[:, 0]).std(ddof=1) / math.sqrt(n) if n > 1 else math.inf
+        low, high = max(-1.0, found - 1.96 * error), min(1.0, found + 1.96 * error)
+        return Difference(found, (low, high), p, "McNemar, exact")
     drawn = bootstrap(n, lambda rows: _values(second[rows].sum(1), form) - _values(first[rows].sum(1), form))
     low, high = np.percentile(drawn, [2.5, 97.5])
     tail = min((drawn <= 0).mean(), (drawn >= 0).mean())

@@ -38,7 +38,7 @@ async function refusal(answer) {
   } catch {
     said = `The server answered ${answer.status} ${answer.statusText}`;
   }
-  if (answer.status === 429) said += ` Wait ${answer.headers.get("Retry-After") ?? "a few"} seconds, then press Run again.`;
+  if (answer.status === 429) said += ` Wait ${answer.headers.get("Retry-After") ?? "a few"} s, then press Run again.`;
   return new Trouble(said, answer.status);
 }
 
