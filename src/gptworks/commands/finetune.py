@@ -59,7 +59,10 @@ def classify(
     log: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
     """Teach a GPT to name a text's class, or to predict a number, from examples."""
+    from gptworks.world import keep_few_products
+
     needed("finetune classify", model_MODEL=model, data_FILE=data, out_RUN=out)
+    keep_few_products(16)
     if eval.tasks:
         raise ConfigError("eval.tasks measures language models, and this is a classifier: leave it out")
     whole = Recipe(

@@ -44,8 +44,9 @@ def glue(
     from gptworks.glue import subjects, table, tasks
     from gptworks.glue.data import Source
     from gptworks.glue.plan import Plan
-    from gptworks.world import world
+    from gptworks.world import keep_few_products, world
 
+    keep_few_products(16)
     plan, chosen = Plan(glue, lora), tasks.choose(glue.tasks)
     source = Source(glue.data, glue.out / "data", glue.official_rows)
     grid = plan.grid(subjects.chosen(glue), chosen)

@@ -55,10 +55,10 @@ def instruct(
     log: LogOptions = LogOptions(),  # noqa: B008
 ) -> None:
     """Teach a GPT to answer, from instructions or conversations."""
-    from gptworks.world import forget_products
+    from gptworks.world import keep_few_products
 
     needed("finetune instruct", model_MODEL=model, data_FILE=data, out_RUN=out)
-    forget_products()
+    keep_few_products(0)  # among them the head's, the largest
     whole = Recipe(
         data=data,
         out=out,
