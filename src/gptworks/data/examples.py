@@ -219,7 +219,7 @@ def _classes(path: Path, found: dict[str, list[Example]]) -> tuple[str, ...]:
         {example.text for split in SPLITS for example in found[split]},
         set().union(*names.values()),
     )
-    if len(labels) > max(2, len(texts)):
+    if len(labels) > max(10, len(texts)):
         raise DataError(
             f"{path} has {len(labels):,} labels and only {counted(len(texts), 'text')}, such as label "
             f"{beginning(min(labels), 40)!r} of text {beginning(min(texts), 40)!r}: --text and --label may be swapped"
