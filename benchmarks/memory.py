@@ -122,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is kept")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -129,7 +130,7 @@ def main() -> None:
         return
     table: dict[str, Any] = {}
     for name in options.cases:
-        row = table[name] = turns.take_turns(__file__, {name: CASES[name]}, 1)[name]
+        row = table[name] = turns.take_turns(__file__, {name: CASES[name]}, options.rounds)[name]
         said = row.get("failed") or (
             f"{row['estimated'] / 1e9:6.2f} GB estimated, {row['added'] / 1e9:6.2f} GB added: {row['off']:+.1%}"
         )
