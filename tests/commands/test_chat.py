@@ -171,7 +171,7 @@ def test_a_question_that_is_refused_is_not_part_of_the_conversation(folders):
     talk.ask("one", GenerateSettings())
     talk.answer("two")
     before = list(talk.messages)
-    with pytest.raises(Exception, match=r"this has \d+ tokens .* and 128 fit the model's context of 256"):
+    with pytest.raises(Exception, match=r"this has \d+ tokens .* of 256 would leave less than 16"):
         talk.ask("x" * 300, GenerateSettings())
     assert talk.messages == before
 
@@ -201,6 +201,17 @@ def test_bad_input_from_a_pipe_ends_it_in_one_line(folders, monkeypatch, capsys,
     out, err = piped(monkeypatch, capsys, folders[name], lines, *more, status=2)
     assert out == ""
     assert message in err.splitlines()[-1]
+
+
+def test_a_question_that_fills_most_of_a_small_context_is_answered_with_what_is_left(
+    monkeypatch, capsys, folders
+):
+    tokens = 256 - 40  # more than half is no room by rights; 40 are left
+    stood = len(Chat(checkpoint.load_tokenizer(folders["taught"])).prompt([Message("user", "")]))
+    out, err = piped(monkeypatch, capsys, folders["taught"], ["x" * (tokens - stood)])
+    assert len(out.strip("\n")) == 12
+    _, err = piped(monkeypatch, capsys, folders["taught"], ["x" * (256 - 8 - stood)], status=2)
+    assert "would leave less than 16 for an answer: shorten it" in err
 
 
 class Terminal:

@@ -153,6 +153,21 @@ def test_swapped_columns_are_suspected_where_there_are_more_labels_than_texts(tm
     assert str(caught.value) == f"{tmp_path / 't'} has {said} swapped"
 
 
+def test_classes_that_differ_in_capitals_alone_are_named(tmp_path):
+    rows = [{"text": f"a text {number}", "label": ("ham", "Ham", "spam")[number % 3]} for number in range(60)]
+    assert examples.load(write(tmp_path / "t", rows), OPTIONS).remarks == (
+        "classes that differ in capitals alone: Ham and ham; write them alike if they are one",
+    )
+
+
+def test_empty_labels_are_counted(tmp_path):
+    rows = messages()
+    for row in rows[3:8]:
+        row["label"] = " "
+    with pytest.raises(DataError, match=r"the label of example 4 is empty; .* \(and 4 more such\)"):
+        examples.load(write(tmp_path / "t", rows), OPTIONS)
+
+
 def test_a_column_missing_from_one_split_is_refused(tmp_path):
     write(tmp_path / "train.jsonl", messages())
     write(tmp_path / "test.jsonl", [{"text": "x", "y": "ham"}])

@@ -40,14 +40,21 @@ def glue(
         raise ConfigError(
             "glue is not for torchrun: start it once per GPU with --resume, and they share the cells"
         )
+    from gptworks import runs
     from gptworks.commands.campaign import Campaign
     from gptworks.glue import subjects, table, tasks
     from gptworks.glue.data import Source
     from gptworks.glue.plan import Plan
+    from gptworks.report import terminal
     from gptworks.world import keep_few_products, world
 
     keep_few_products(16)
     plan, chosen = Plan(glue, lora), tasks.choose(glue.tasks)
+    if glue.checkpoints == "all" and glue.run and not any(one.kept for one in runs.checkpoints(glue.run)):
+        terminal.say(
+            f"{glue.run} keeps its last checkpoints only (save.keep): pretrain --save.every-epochs 0.5 keeps one every "
+            "half epoch"
+        )
     source = Source(glue.data, glue.out / "data", glue.official_rows)
     grid = plan.grid(subjects.chosen(glue), chosen)
     campaign = Campaign(glue.out, plan, source, grid)

@@ -110,6 +110,11 @@ def _announce(work: Instructing, say: Callable[[str], None]) -> None:
                 f"{split}: {counted(encoded.shortened, 'example')} longer than the model reads: shortened, their "
                 f"answers whole; {encoded.dropped:,} that would not fit even so: left out"
             )
+        if encoded.dropped > len(encoded):
+            say(
+                f"{split}: most of it is left out; a --model that reads more than {work.model.config.context} tokens "
+                "learns from all of it"
+            )
     name = work.template or "the MODEL's own"
     say(
         f"template: {'your own' if '{' in name else name}; an answer ends with {work.tokenizer.eos}"

@@ -138,8 +138,8 @@ def start_in(
         if w.main and done < job.plan.max_steps:
             _need_space(run, saving.size_on_disk(trainer, job.duties.adapted), resumed=point is not None)
         job.announce(say)
-        if point and done < job.plan.max_steps:
-            say(f"going on from step {done:,} of {job.plan.max_steps:,}")
+        if done < job.plan.max_steps:
+            _remark(job, done, say)
         job = _fastest(job, trainer, say, asked="kept" if point else recipe.train.micro_batch)
         if w.main:
             record.write(job.recipe, job.material, w, job.ignores)
@@ -157,6 +157,16 @@ def start_in(
             _keep_memory(run, job.memory, (held, peak_memory(w.device)) if trained else None, say)
         _finish(run, job, trainer, reason)
     return reason
+
+
+def _remark(job: Job, done: int, say: Callable[[str], None]) -> None:
+    steps, warmup = job.plan.max_steps, job.recipe.optim.warmup_steps
+    if steps < warmup:
+        say(
+            f"optim.warmup_steps = {warmup:,}, of {counted(steps, 'step')}: the learning rate never gets to optim.lr"
+        )
+    if done:
+        say(f"going on from step {done:,} of {steps:,}")
 
 
 def _need_space(run: Path, size: int, *, resumed: bool) -> None:

@@ -92,6 +92,14 @@ def load(path: Path, options: ClassifyOptions) -> Examples:
         found["train"] = _balanced(found["train"], options.split_seed)
     found = _split(found, options, stratify=not regression)
     labels = () if regression else _classes(path, found)
+    alike = {
+        fold: [name for name in labels if name.casefold().strip() == fold]
+        for fold in map(str.casefold, labels)
+    }
+    if twice := [" and ".join(names) for names in alike.values() if len(names) > 1]:
+        remarks.append(
+            f"classes that differ in capitals alone: {', '.join(twice)}; write them alike if they are one"
+        )
     if shared := _shared(found):
         remarks.append(
             f"{counted(shared, 'text')} of validation or test found in training as well, which flatters the scores; "
@@ -135,15 +143,16 @@ def _number(value: Any) -> float | None:
 
 def _labelled(name: str, examples: list[Example], *, number: bool) -> list[Example]:
     """The examples with labels as names, or as numbers."""
-    labelled = []
-    for row, example in enumerate(examples, 1):
-        label = _number(example.label) if number else _text(example.label).strip()
-        if label is None or label == "":
-            kind = (
-                f"is no number: {example.label!r}" if number else "is empty; fill it in, or leave the row out"
-            )
-            raise DataError(f"{name}: the label of example {row} {kind}")
-        labelled.append(replace(example, label=label))
+    labels = [_number(one.label) if number else _text(one.label).strip() for one in examples]
+    labelled = [replace(one, label=label) for one, label in zip(examples, labels, strict=True)]
+    if bad := [row for row, label in enumerate(labels) if label is None or label == ""]:
+        kind = (
+            f"is no number: {examples[bad[0]].label!r}"
+            if number
+            else "is empty; fill it in, or leave the row out"
+        )
+        more = f" (and {len(bad) - 1:,} more such)" if len(bad) > 1 else ""
+        raise DataError(f"{name}: the label of example {bad[0] + 1} {kind}{more}")
     if not labelled:
         raise DataError(f"{name} holds no example with a text")
     return labelled

@@ -36,9 +36,12 @@ def line(scores: dict[str, Any]) -> str:
     if "mse" in scores:
         mean = scores["baselines"]["mean_mse"]
         found = [f"{name} {scores[name]:.3f}" for name in ("pearson", "spearman") if scores[name] is not None]
-        return (
-            f"mean squared error {scores['mse']:.4f} (always the mean: {mean:.4f}), {', '.join(found)} ({n})"
+        advice = (
+            ""
+            if scores["mse"] <= mean
+            else "; not learned: train longer, or scale the numbers to about -1 to 1"
         )
+        return f"mean squared error {scores['mse']:.4f} (always the mean: {mean:.4f}), {', '.join(found)} ({n}){advice}"
     guess, error = scores["baselines"], scores["accuracy_standard_error"]
     sure = "" if error is None else f" +- {error:.4f}"
     return (

@@ -13,8 +13,9 @@ from gptworks.generate.settings import GenerateSettings
 from gptworks.text.templates import Chat, Message
 from gptworks.text.tokenizer import Tokenizer
 
-ROOM = 256
-"""Tokens that are kept free for an answer, where nobody says; at most half the context."""
+ROOM, LEAST = 256, 16
+"""Tokens that are kept free for an answer, where nobody says: at most half the context; and of what is left by a
+question that cannot be shorter."""
 
 
 @dataclass
@@ -91,7 +92,9 @@ class Conversation:
             ids = self.chat.prompt(self._all(self.messages[dropped:]))
             if len(ids) <= room:
                 return ids, dropped
+        if len(ids) + LEAST <= self.context:  # a template may take half of a small context by itself
+            return ids, dropped
         raise ConfigError(
-            f"this has {len(ids):,} tokens with what must stand around it, and {room:,} fit the model's context of "
-            f"{self.context:,} with room for an answer: shorten it"
+            f"this has {len(ids):,} tokens with what must stand around it, and the model's context of {self.context:,} "
+            f"would leave less than {LEAST} for an answer: shorten it"
         )
