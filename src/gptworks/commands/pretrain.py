@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,12 +72,18 @@ def pretrain(
     finish(train_run(whole, resume=resume, accept_changes=accept_changes))
 
 
-def train_run(recipe: Recipe, *, resume: bool, accept_changes: bool = False) -> str | None:
-    """Do, or go on with, the run a recipe describes; returns what stopped it early, or None."""
-    return start(recipe, _settle, resume=resume, accept_changes=accept_changes)
+def train_run(
+    recipe: Recipe,
+    *,
+    resume: bool,
+    accept_changes: bool = False,
+    again: str = "the same command with --resume",
+) -> str | None:
+    """Do, or go on with, the run a recipe describes; returns what stopped it early, or None. `again` makes it go on."""
+    return start(recipe, partial(_settle, again=again), resume=resume, accept_changes=accept_changes)
 
 
-def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:
+def _settle(recipe: Recipe, world: World, resumed: Path | None, *, again: str) -> Job:
     from gptworks.data.dataset import Dataset
     from gptworks.train import pretraining, record
 
@@ -93,7 +100,7 @@ def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:
         duties=_duties(recipe, work, world),
         ignores=record.PRETRAINING_IGNORES,
         announce=lambda say: _announce(work, dataset, world, say),
-        farewell=lambda trainer, reason: _farewell(recipe, trainer, reason),
+        farewell=lambda trainer, reason: _farewell(recipe, trainer, reason, again),
     )
 
 
@@ -166,7 +173,7 @@ def _sampler(recipe: Recipe, work: Pretraining) -> Callable[[nn.Module], list[di
     return sample
 
 
-def _farewell(recipe: Recipe, trainer: Trainer, reason: str | None) -> None:
+def _farewell(recipe: Recipe, trainer: Trainer, reason: str | None, again: str) -> None:
     from gptworks import runs
     from gptworks.report import plots, terminal
 
@@ -182,6 +189,6 @@ def _farewell(recipe: Recipe, trainer: Trainer, reason: str | None) -> None:
         )
     print(f"{run}: {trainer.step:,} of {counted(trainer.plan.max_steps, 'step')}; loss curve in {picture}")
     if reason:
-        terminal.say(f"stopped by {reason} with a checkpoint; the same command with --resume goes on")
+        terminal.say(f"stopped by {reason} with a checkpoint; {again} goes on")
     else:
         terminal.say(f"next: gptworks generate {run} --prompt '...'")
