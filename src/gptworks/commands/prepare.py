@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from gptworks import runs
 from gptworks.errors import ConfigError
 from gptworks.recipe import PrepareOptions
+from gptworks.wording import counted
 
 if TYPE_CHECKING:
     from gptworks.data.dataset import Dataset
@@ -39,7 +40,7 @@ def prepare(
             "--out DATASET" if data is None else "--tokenizer DIR_OR_NAME (gpt2, or one of `tokenizer train`)"
         )
         raise ConfigError(f"prepare needs {missing}")
-    from gptworks.data.dataset import MANIFEST
+    from gptworks.data.dataset import FEW_DOCUMENTS, MANIFEST
     from gptworks.data.prepare import prepare as run
     from gptworks.report import terminal
     from gptworks.text.tokenizer import Tokenizer
@@ -56,6 +57,11 @@ def prepare(
         dataset = run(prepare, vocabulary, data, display.show)
     for note in dataset.manifest["notes"]:
         terminal.say(f"note: {note}")
+    if "train" in dataset.splits and (few := dataset.splits["train"].n_documents) < FEW_DOCUMENTS:
+        terminal.say(
+            f"note: {counted(few, 'document')} to train on: a model hardly sees a text begin, so give it a prompt "
+            "to go on from (generate --prompt '...')"
+        )
     if there:
         print(f"{data} is there already, of the same inputs: nothing to do")
     _tell(dataset, None if there else time.monotonic() - started, recipe)
