@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 PLAIN_SECONDS = 10
 """Where there is no terminal, a line of progress this often."""
 
+GPT2_TOKENS = 20_000_000
+"""Of fewer, a model as large as GPT-2 learns little but to repeat them."""
+
 
 def prepare(
     recipe: Annotated[Path | None, Parameter(help="A TOML recipe; flags beat it.")] = None,
@@ -116,12 +119,14 @@ def _tell(dataset: Dataset, seconds: float | None, recipe: Path | None) -> None:
     if seconds is not None:
         text = sum(split.text_bytes for split in dataset.splits.values())
         out.print(f"{text / 1e6:,.1f} MB in {seconds:.1f} s: {text / 1e6 / seconds:,.1f} MB/s")
+    out.print(_next(dataset, recipe), markup=False, soft_wrap=True)
+
+
+def _next(dataset: Dataset, recipe: Path | None) -> str:
+    fitting = f"gptworks plan --hours 1 --data {dataset.path} --out recipe.toml"
     train = f"gptworks pretrain --data {dataset.path} --out RUN --model.preset gpt2"
     if recipe is not None:
         train = f"gptworks pretrain {recipe} --data {dataset.path}"
-    out.print(
-        f"next: {train}\n"
-        f"or, for a size that the time allows: gptworks plan --hours 1 --data {dataset.path} --out recipe.toml",
-        markup=False,
-        soft_wrap=True,
-    )
+    elif sum(split.n_tokens for split in dataset.splits.values()) < GPT2_TOKENS:
+        return f"next, a model of a size that text and time allow: {fitting}"
+    return f"next: {train}\nor, for a size that the time allows: {fitting}"
