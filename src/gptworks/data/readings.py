@@ -110,6 +110,13 @@ class Batch:
         return f"{self.name}:{document.line}"
 
 
+class Array(Batch):
+    """Some of the records of a JSON array."""
+
+    def place(self, document: Document) -> str:
+        return f"{self.name}[{document.line}]"
+
+
 @dataclass(frozen=True)
 class RowGroups:
     """Consecutive row groups of a Parquet file."""
