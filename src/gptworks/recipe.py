@@ -294,7 +294,7 @@ class SampleOptions:
     every: NonNegativeInt = 0
     """Steps between samples; 0: none."""
     prompts: tuple[str, ...] = ("",)
-    """What to continue; an empty prompt starts at a document's beginning."""
+    """What to continue; an empty prompt starts at a document's beginning, or of under 10 documents as held-out text."""
     max_tokens: PositiveInt = 64
     """Tokens per sample."""
     temperature: NonNegativeFloat = 0.8

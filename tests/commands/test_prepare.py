@@ -42,7 +42,8 @@ def test_prepare_as_written(here, capsys):
     capsys.readouterr()
     assert main(words.split()) == 0
     said, remarks = capsys.readouterr()
-    assert "next: gptworks pretrain --data out" in said
+    assert "allow: gptworks plan --hours 1 --data out" in said
+    assert "preset gpt2" not in said  # of so little text
     assert "book.txt is one document" in remarks.replace("\n", "")
     dataset = Dataset.open(Path("out"))
     assert (
@@ -50,6 +51,15 @@ def test_prepare_as_written(here, capsys):
     )  # the book is in both
     assert main(words.split()) == 0
     assert "out is there already, of the same inputs: nothing to do" in capsys.readouterr().out
+
+
+def test_much_text_may_be_for_a_gpt2(here, capsys, monkeypatch):
+    monkeypatch.setattr("gptworks.commands.prepare.GPT2_TOKENS", 100)
+    words = "prepare --sources a.jsonl --tokenizer vocabulary --out out --workers 1"
+    assert main(words.split()) == 0
+    said, remarks = capsys.readouterr()
+    assert "next: gptworks pretrain --data out --out RUN --model.preset gpt2" in said
+    assert "a model hardly sees a text begin" not in remarks
 
 
 def test_prepare_by_recipe_and_flags_beat_it(here):

@@ -361,6 +361,25 @@ def test_samples_are_kept_and_do_not_touch_the_training_stream(straight, dataset
     assert_identical(straight, run)
 
 
+def test_a_model_of_one_text_begins_its_samples_with_held_out_text(tmp_path, capsys):
+    book = tmp_path / "book.txt"
+    book.write_text("the cat sat on a mat. " * 300 + "zebras ran over every hill. " * 100)
+    data = make_dataset(book, tmp_path, 280)
+    assert "1 document to train on: a model hardly sees a text begin" in capsys.readouterr().err.replace(
+        "\n", ""
+    )
+    run = tmp_path / "run"
+    assert (
+        pretrain(data, run, "--train.max-steps", "2", "--sample.every", "2", "--sample.prompts", "", "cat")
+        == 0
+    )
+    first, second = runs.read_rows(run / "samples.jsonl")
+    assert first["prompt"] in book.read_text()[-3000:]
+    assert 4 < len(first["prompt"]) < 60
+    assert second["prompt"] == "cat"
+    assert f"step 2: {first['prompt']}" in capsys.readouterr().err
+
+
 def test_tensorboard_gets_the_same_numbers(dataset, tmp_path):
     run = tmp_path / "run"
     assert pretrain(dataset, run, "--log.tensorboard", "--train.max-steps", "5") == 0

@@ -1,9 +1,12 @@
 import json
+import shutil
 
 import pytest
 
 from gptworks import runs
 from gptworks.cli import main
+from gptworks.commands.start import STOPPED
+from gptworks.train.guard import Stop
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,30 @@ def test_inspect_knows_the_presets_and_says_what_is_not_there(tmp_path, capsys):
     assert "gpt2-xl" in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "nothing")]) == 2
     assert "nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("reason", "shows"), [("train.max_hours", True), ("SIGINT", False)])
+def test_the_quickstart_stopped_early_shows_what_was_learned_and_goes_on_in_fresh_time(
+    out, tmp_path, capsys, monkeypatch, reason, shows
+):
+    for made in ("tokenizer", "dataset"):
+        shutil.copytree(out / made, tmp_path / made)
+    command = ["quickstart", "--out", str(tmp_path), "--minutes", "0.001"]
+    looks = iter([None] * 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "reason", property(lambda _: next(looks, reason)))
+        assert main(command) == (0 if shows else STOPPED)
+    said = capsys.readouterr()
+    assert f"stopped by {reason} with a checkpoint; the same command again goes on" in said.err
+    assert "--resume" not in said.out + said.err
+    assert ("learned for 3 of 20 steps" in said.out) == ("gptworks generate" in said.out) == shows
+    checkpoint = runs.find_checkpoint(tmp_path / "run")
+    state, marker = checkpoint / runs.STATE, checkpoint / runs.MARKER
+    before = runs.checksum(state)
+    spent = json.loads(state.read_text()) | {"seconds": 1e6}  # all of the limit and more
+    state.write_text(json.dumps(spent))
+    marker.write_text(marker.read_text().replace(before, runs.checksum(state)))
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "20 of 20 steps" in said.out
+    assert "has learned for" not in said.out

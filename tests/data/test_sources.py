@@ -159,6 +159,29 @@ def test_token_shards_are_sources(style, mark, size, texts, tokenizer, tmp_path,
     assert dataset.splits["train"].text_bytes == len("".join(texts).encode())
 
 
+def test_a_json_array_of_objects_is_records_and_other_json_is_text(tokenizer, tmp_path, ids_of, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 10)
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    records = [{"text": "the cat sat"}, {"text": "on a mat"}, {"text": "ran"}]
+    written = json.dumps(records, indent=1)
+    others = ['["a", "b"]', '[{"name": "a setting"}]', '{"text": "one"}']
+    (folder / "a.json").write_bytes(b"\xef\xbb\xbf" + written.encode())
+    for number, text in enumerate(others):
+        (folder / f"b{number}.json").write_text(text)
+    dataset = prepare(options(folder), tokenizer, tmp_path / "out")
+    found = [tokenizer.decode(ids[:-1]) for ids in ids_of(dataset, "train")]
+    assert found == [record["text"] for record in records] + others
+    alone = prepare(options(folder / "a.json"), tokenizer, tmp_path / "alone")
+    assert [tokenizer.decode(ids[:-1]) for ids in ids_of(alone, "train")] == found[:3]
+
+
+def test_a_json_array_that_is_cut_short_is_refused(tokenizer, tmp_path):
+    (tmp_path / "a.json").write_text('[{"text": "a"}, {"te')
+    with pytest.raises(DataError, match=r"a\.json is not JSON"):
+        prepare(options(tmp_path / "a.json"), tokenizer, tmp_path / "out")
+
+
 def test_a_dataset_is_a_source(texts, tokenizer, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", texts)
     first = prepare(options(tmp_path / "a.jsonl"), tokenizer, tmp_path / "first")
@@ -186,9 +209,10 @@ def test_tokens_without_marks_are_one_document(tokenizer, tmp_path, ids_of):
             b'{"body": "a"}\n',
             r"a\.jsonl:1: there is no text under 'text' \(there is 'body'\); --text-key",
         ),
+        ("a.json", b'[{"body": "a"}]', r"a\.json\[0\]: there is no text under 'text' \(there is 'body'\)"),
         ("a.jsonl", b'{"text": 7}\n', r"a\.jsonl:1: 'text' holds a int, not text"),
         ("a.jsonl", b"[1]\n", r"a\.jsonl:1: there is no text under 'text' \(there is a list\)"),
-        ("a.txt", b"one\ntwo\nthr\xe9e\n", r"a\.txt:3: invalid UTF-8 \(byte 0xe9\)"),
+        ("a.txt", b"one\ntwo\nthr\xe9e\n", r"a\.txt:3: invalid UTF-8 \(byte 0xe9\); save it as UTF-8, or"),
         ("a.csv", b"id,text\n1,a\n2,\xe9\n", r"a\.csv:3: invalid UTF-8 \(byte 0xe9\)"),
         ("a.csv", b"id,body\n1,a\n", r"a\.csv:2: there is no text under 'text' \(there is 'id', 'body'\)"),
     ],
@@ -225,6 +249,16 @@ def test_what_cannot_be_read_is_located_and_refused_or_skipped(
         ("a.parquet", b"PAR1 and nothing else", "a.parquet is not a readable Parquet file"),
         ("a.txt.gz", b"", r"of compressed files only \.jsonl\.gz and \.jsonl\.zst"),
         ("a.txt", b"", r"nothing is left to train on \(.*1 document, dropped 1 empty\)"),
+        (
+            "a.txt",
+            "text".encode("utf-16"),
+            r"1 binary: \S*a\.txt is no plain text; save it as plain text in UTF-8",
+        ),
+        (
+            "a.docx",
+            b"PK\3\4\0\0\xff",
+            r"1 binary: \S*a\.docx is no plain text; save it as plain text in UTF-8",
+        ),
         ("a.jsonl", b"\n\n", "nothing is left to train on .*: 0 documents"),
         ("a.bin", b"", "nothing is left to train on"),
         ("a.bin", b"\1\2\3", "not a whole number of uint16 tokens"),

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from gptworks import runs
 from gptworks.errors import ConfigError
 from gptworks.recipe import PrepareOptions
+from gptworks.wording import counted
 
 if TYPE_CHECKING:
     from gptworks.data.dataset import Dataset
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10
 """Where there is no terminal, a line of progress this often."""
+
+GPT2_TOKENS = 20_000_000
+"""Of fewer, a model as large as GPT-2 learns little but to repeat them."""
 
 
 def prepare(
@@ -39,7 +43,7 @@ def prepare(
             "--out DATASET" if data is None else "--tokenizer DIR_OR_NAME (gpt2, or one of `tokenizer train`)"
         )
         raise ConfigError(f"prepare needs {missing}")
-    from gptworks.data.dataset import MANIFEST
+    from gptworks.data.dataset import FEW_DOCUMENTS, MANIFEST
     from gptworks.data.prepare import prepare as run
     from gptworks.report import terminal
     from gptworks.text.tokenizer import Tokenizer
@@ -56,6 +60,11 @@ def prepare(
         dataset = run(prepare, vocabulary, data, display.show)
     for note in dataset.manifest["notes"]:
         terminal.say(f"note: {note}")
+    if "train" in dataset.splits and (few := dataset.splits["train"].n_documents) < FEW_DOCUMENTS:
+        terminal.say(
+            f"note: {counted(few, 'document')} to train on: a model hardly sees a text begin, so give it a prompt "
+            "to go on from (generate --prompt '...')"
+        )
     if there:
         print(f"{data} is there already, of the same inputs: nothing to do")
     _tell(dataset, None if there else time.monotonic() - started, recipe)
@@ -110,12 +119,14 @@ def _tell(dataset: Dataset, seconds: float | None, recipe: Path | None) -> None:
     if seconds is not None:
         text = sum(split.text_bytes for split in dataset.splits.values())
         out.print(f"{text / 1e6:,.1f} MB in {seconds:.1f} s: {text / 1e6 / seconds:,.1f} MB/s")
+    out.print(_next(dataset, recipe), markup=False, soft_wrap=True)
+
+
+def _next(dataset: Dataset, recipe: Path | None) -> str:
+    fitting = f"gptworks plan --hours 1 --data {dataset.path} --out recipe.toml"
     train = f"gptworks pretrain --data {dataset.path} --out RUN --model.preset gpt2"
     if recipe is not None:
         train = f"gptworks pretrain {recipe} --data {dataset.path}"
-    out.print(
-        f"next: {train}\n"
-        f"or, for a size that the time allows: gptworks plan --hours 1 --data {dataset.path} --out recipe.toml",
-        markup=False,
-        soft_wrap=True,
-    )
+    elif sum(split.n_tokens for split in dataset.splits.values()) < GPT2_TOKENS:
+        return f"next, a model of a size that text and time allow: {fitting}"
+    return f"next: {train}\nor, for a size that the time allows: {fitting}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from gptworks.train.session import Duties
     from gptworks.train.trainer import Trainer
     from gptworks.world import World
+
+OPENING_TOKENS = 8
+"""What a sample goes on from where the model has not seen texts begin."""
 
 
 def pretrain(
@@ -71,12 +75,18 @@ def pretrain(
     finish(train_run(whole, resume=resume, accept_changes=accept_changes))
 
 
-def train_run(recipe: Recipe, *, resume: bool, accept_changes: bool = False) -> str | None:
-    """Do, or go on with, the run a recipe describes; returns what stopped it early, or None."""
-    return start(recipe, _settle, resume=resume, accept_changes=accept_changes)
+def train_run(
+    recipe: Recipe,
+    *,
+    resume: bool,
+    accept_changes: bool = False,
+    again: str = "the same command with --resume",
+) -> str | None:
+    """Do, or go on with, the run a recipe describes; returns what stopped it early, or None. `again` makes it go on."""
+    return start(recipe, partial(_settle, again=again), resume=resume, accept_changes=accept_changes)
 
 
-def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:
+def _settle(recipe: Recipe, world: World, resumed: Path | None, *, again: str) -> Job:
     from gptworks.data.dataset import Dataset
     from gptworks.train import pretraining, record
 
@@ -90,10 +100,10 @@ def _settle(recipe: Recipe, world: World, resumed: Path | None) -> Job:
         task=work.task,
         plan=work.plan,
         material=dataset,
-        duties=_duties(recipe, work, world),
+        duties=_duties(recipe, work, dataset, world),
         ignores=record.PRETRAINING_IGNORES,
         announce=lambda say: _announce(work, dataset, world, say),
-        farewell=lambda trainer, reason: _farewell(recipe, trainer, reason),
+        farewell=lambda trainer, reason: _farewell(recipe, trainer, reason, again),
     )
 
 
@@ -118,7 +128,7 @@ def _announce(work: Pretraining, dataset: Dataset, world: World, say: Callable[[
     )
 
 
-def _duties(recipe: Recipe, work: Pretraining, world: World) -> Duties:
+def _duties(recipe: Recipe, work: Pretraining, dataset: Dataset, world: World) -> Duties:
     from gptworks.commands.evaluate import while_training
     from gptworks.model import sizing
     from gptworks.train.peak import peak_flops
@@ -129,7 +139,7 @@ def _duties(recipe: Recipe, work: Pretraining, world: World) -> Duties:
         tokenizer=work.tokenizer,
         evaluate=work.evaluate,
         score=while_training(recipe.eval, work.config.context, work.tokenizer, world),
-        sample=_sampler(recipe, work) if recipe.sample.every else None,
+        sample=_sampler(recipe, work, dataset) if recipe.sample.every else None,
         steps_per_epoch=work.steps_per_epoch,
         flops_per_token=sizing.flops_per_token(work.config),
         peak_flops=peak_flops(work.plan.precision) * world.size,
@@ -141,7 +151,9 @@ def _duties(recipe: Recipe, work: Pretraining, world: World) -> Duties:
     )
 
 
-def _sampler(recipe: Recipe, work: Pretraining) -> Callable[[nn.Module], list[dict[str, Any]]]:
+def _sampler(
+    recipe: Recipe, work: Pretraining, dataset: Dataset
+) -> Callable[[nn.Module], list[dict[str, Any]]]:
     """The same engine and settings as `gptworks generate`, on the live model, without touching the training stream."""
     from gptworks.generate.engine import GenerateSettings, fitted, generate, prompt_ids
     from gptworks.train.parallel import unwrap
@@ -153,20 +165,43 @@ def _sampler(recipe: Recipe, work: Pretraining) -> Callable[[nn.Module], list[di
         top_k=options.top_k,
         seed=recipe.train.seed,
     )
-    for prompt in options.prompts:  # what is wrong with them is said now, not hours later
+    opening = _opening(dataset, work) if "" in options.prompts else ""
+    prompts = [prompt or opening for prompt in options.prompts]
+    for prompt in prompts:  # what is wrong with them is said now, not hours later
         fitted(work.model, prompt_ids(work.model, work.tokenizer, prompt), settings)
 
     def sample(model: nn.Module) -> list[dict[str, Any]]:
         return [
             {"prompt": prompt, "seed": settings.seed, "text": made.text}
-            for prompt in options.prompts
+            for prompt in prompts
             for made in generate(unwrap(model), work.tokenizer, prompt, settings)
         ]
 
     return sample
 
 
-def _farewell(recipe: Recipe, trainer: Trainer, reason: str | None) -> None:
+def _opening(dataset: Dataset, work: Pretraining) -> str:
+    """What an empty prompt stands for: nothing, or of few documents the first words of held-out text.
+
+    A model of one long text has never read what comes after a mark, and writes garbage there.
+    """
+    from gptworks.data.dataset import FEW_DOCUMENTS
+
+    train = dataset.split("train")
+    assert train is not None
+    if train.n_documents >= FEW_DOCUMENTS:
+        return ""
+    ids = (
+        (dataset.split("val") or train)
+        .shards[0]
+        .tokens[: min(OPENING_TOKENS, work.config.context // 2)]
+        .tolist()
+    )
+    marks = {work.tokenizer.bos_id, work.tokenizer.eos_id}
+    return work.tokenizer.decode(number for number in ids if number not in marks).strip("\ufffd")
+
+
+def _farewell(recipe: Recipe, trainer: Trainer, reason: str | None, again: str) -> None:
     from gptworks import runs
     from gptworks.report import plots, terminal
 
@@ -182,6 +217,6 @@ def _farewell(recipe: Recipe, trainer: Trainer, reason: str | None) -> None:
         )
     print(f"{run}: {trainer.step:,} of {counted(trainer.plan.max_steps, 'step')}; loss curve in {picture}")
     if reason:
-        terminal.say(f"stopped by {reason} with a checkpoint; the same command with --resume goes on")
+        terminal.say(f"stopped by {reason} with a checkpoint; {again} goes on")
     else:
         terminal.say(f"next: gptworks generate {run} --prompt '...'")

@@ -28,6 +28,9 @@ FORMAT, VERSION = "gptworks-dataset", 1
 UNFINISHED = "unfinished"
 """Folder in which `prepare` works; whatever is in there is no Dataset yet."""
 
+FEW_DOCUMENTS = 10
+"""With fewer to train on, a model has hardly seen a text begin: it needs a prompt."""
+
 SplitName = Literal["train", "val"]
 
 

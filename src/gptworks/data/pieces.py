@@ -1,7 +1,7 @@
 """A source cut into pieces: the units of work, and of what a killed `prepare` need not do again.
 
 Where the cuts are depends on the input alone, never on the number of workers. Files that can be entered
-anywhere are cut by name and offset and read by the workers; compressed streams, CSV and the Hub are read
+anywhere are cut by name and offset and read by the workers; compressed streams, CSV, JSON arrays and the Hub are read
 here, by the parent, and travel to the workers as bytes.
 """
 
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from gptworks.data import python_text, streams
+from gptworks.data import items, python_text, streams
 from gptworks.data.cuts import line_end_in_file, seam_in_file
 from gptworks.data.readings import (
+    Array,
     Batch,
     Block,
     Files,
@@ -207,6 +208,12 @@ def parquet_metadata(path: Path) -> Any:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from None
 
 
+def _array(file: File, keys: Keys) -> Iterator[tuple[Reading, int]]:
+    found = items.from_file(file.path)
+    documents = (from_record(record.value, keys, number) for number, record in enumerate(found))
+    yield from _batches(str(file.path), documents, file.size, Array)
+
+
 def _csv(file: File, keys: Keys) -> Iterator[tuple[Reading, int]]:
     yield from _batches(str(file.path), _csv_rows(file, keys), size=file.size)
 
@@ -224,7 +231,9 @@ def _csv_rows(file: File, keys: Keys) -> Iterator[Document]:
             raise DataError(f"{file.path}:{rows.line_num}: not valid CSV ({error})") from None
 
 
-def _batches(name: str, documents: Iterable[Document], size: int = 0) -> Iterator[tuple[Reading, int]]:
+def _batches(
+    name: str, documents: Iterable[Document], size: int = 0, kind: type[Batch] = Batch
+) -> Iterator[tuple[Reading, int]]:
     """Documents together until they make a piece; `size` bytes of file are shared out by the last."""
     held: list[Document] = []
     chars = 0
@@ -232,11 +241,11 @@ def _batches(name: str, documents: Iterable[Document], size: int = 0) -> Iterato
         held.append(document)
         chars += len(document.text)
         if chars >= PIECE_BYTES:
-            yield Batch(name, tuple(held)), min(chars, size)
+            yield kind(name, tuple(held)), min(chars, size)
             size -= min(chars, size)
             held, chars = [], 0
     if held:
-        yield Batch(name, tuple(held)), size
+        yield kind(name, tuple(held)), size
 
 
 def _token_ranges(paths: tuple[Path, ...], eos_id: int | None) -> Iterator[tuple[Reading, int]]:
@@ -262,6 +271,7 @@ RECORDS: dict[str, Callable[[File, Keys], Iterator[tuple[Reading, int]]]] = {
     "jsonl": _lines,
     "jsonl.gz": _compressed,
     "jsonl.zst": _compressed,
+    "json": _array,
     "parquet": _row_groups,
     "csv": _csv,
 }

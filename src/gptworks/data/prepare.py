@@ -21,6 +21,7 @@ from gptworks.data import assembly, checks, engines
 from gptworks.data.dataset import FORMAT, MANIFEST, UNFINISHED, VERSION, Dataset, fingerprint
 from gptworks.data.encoding import Encoder
 from gptworks.data.intake import Intake, Progress, Report, Taken, n_workers, text_size
+from gptworks.data.readings import PROBE_BYTES, is_binary, read_bytes
 from gptworks.data.selection import Selection, Tally
 from gptworks.data.sources import Source, find_all
 from gptworks.data.workers import Workers
@@ -246,7 +247,7 @@ class _Work:
                     f"{source.name} is one document: the last {100 * fraction:g}% of its tokens are validation"
                 )
             if not tally.kept:
-                notes.append(f"no document of {source.name} was kept: {_told(tally)}")
+                notes.append(f"no document of {source.name} was kept: {_told(source, tally)}")
         if not val.tokens and (fraction or self.options.val_by == "source"):
             notes.append("no document fell to validation: take a larger --val-fraction, or --val-by tail")
         if fraction and (share := val.tokens / (train.tokens + val.tokens)) > 2 * fraction:
@@ -257,7 +258,7 @@ class _Work:
         return notes
 
     def _empty(self, tallies: list[Tally]) -> str:
-        told = "; ".join(f"{s.name}: {_told(t)}" for s, t in zip(self.sources, tallies, strict=True))
+        told = "; ".join(f"{s.name}: {_told(s, t)}" for s, t in zip(self.sources, tallies, strict=True))
         return f"nothing is left to train on ({told})"
 
     def _no_space(self) -> str:
@@ -281,9 +282,15 @@ class _Work:
         )
 
 
-def _told(tally: Tally) -> str:
+def _told(source: Source, tally: Tally) -> str:
     dropped = ", ".join(f"{count:,} {name}" for name, count in tally.dropped.items())
-    return f"{counted(tally.documents, 'document')}" + (f", dropped {dropped}" if dropped else "")
+    told = counted(tally.documents, "document") + (f", dropped {dropped}" if dropped else "")
+    if "binary" not in tally.dropped:
+        return told
+    first = next(
+        (file.path for file in source.files if is_binary(read_bytes(file.path, 0, PROBE_BYTES))), source.name
+    )
+    return f"{told}: {first} is no plain text; save it as plain text in UTF-8"
 
 
 def _megabytes(count: float) -> str:

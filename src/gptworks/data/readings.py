@@ -16,7 +16,8 @@ from gptworks.data.records import Document, Fate, Keys, from_lines, from_record,
 from gptworks.data.shards import map_tokens
 from gptworks.errors import DataError
 
-BINARY_PROBE_BYTES = 8192
+PROBE_BYTES = 8192
+"""At the beginning of a file, that tell text from other things."""
 
 
 class Reading(Protocol):
@@ -107,6 +108,13 @@ class Batch:
 
     def place(self, document: Document) -> str:
         return f"{self.name}:{document.line}"
+
+
+class Array(Batch):
+    """Some of the records of a JSON array."""
+
+    def place(self, document: Document) -> str:
+        return f"{self.name}[{document.line}]"
 
 
 @dataclass(frozen=True)
@@ -214,11 +222,16 @@ def decode(data: bytes, number: int) -> Document:
     try:
         return Document(data.removeprefix(codecs.BOM_UTF8).decode(), None, number)
     except UnicodeDecodeError as error:
-        if b"\0" in data[:BINARY_PROBE_BYTES]:
+        if is_binary(data):
             return Document("", None, number, Fate.BINARY, "not a text file")
         return Document(
             "", None, number, Fate.INVALID_UTF8, f"invalid UTF-8 (byte 0x{error.object[error.start]:02x})"
         )
+
+
+def is_binary(data: bytes) -> bool:
+    """Whether what is no UTF-8 is no text either, or UTF-16."""
+    return b"\0" in data[:PROBE_BYTES]
 
 
 def located(path: Path, data: bytes, first_line: int) -> str:

@@ -115,6 +115,7 @@ def from_lines(block: bytes, keys: Keys) -> Iterator[Document]:
 
 def refuse(document: Document, place: str) -> DataError:
     """The error for a document that cannot be read."""
+    advice = "save it as UTF-8, or " if document.fault.startswith("invalid UTF-8") else ""
     return DataError(
-        f"{place}: {document.fault}; `--on-error skip` leaves such documents out and counts them"
+        f"{place}: {document.fault}; {advice}`--on-error skip` leaves such documents out and counts them"
     )

@@ -8,6 +8,7 @@ anything is read, so that missing files and bad names are refused at the door, a
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,11 +17,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from gptworks.data import python_text
+from gptworks.data import items, python_text
+from gptworks.data.readings import PROBE_BYTES, read_bytes
+from gptworks.data.records import pick
 from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import PrepareOptions
 
-Format = Literal["text", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "csv", "tokens"]
+Format = Literal["text", "jsonl", "jsonl.gz", "jsonl.zst", "json", "parquet", "csv", "tokens"]
 
 SUFFIXES: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -34,7 +37,10 @@ SUFFIXES: dict[str, Format] = {
     ".tsv": "csv",
     ".bin": "tokens",
 }
-"""Everything else is text."""
+"""Everything else is text, but for .json files that are arrays of objects."""
+
+ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
+"""How these begin."""
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -135,7 +141,7 @@ def find(name: str, options: PrepareOptions, begun: Mapping[str, str] = NOTHING)
         return Source(name, (), hub.pin(name, options.split, begun.get(name, "")))
     path = Path(name)
     if path.is_dir():
-        return Source(name, tuple(_folder(path)))
+        return Source(name, tuple(_folder(path, options.text_key)))
     if not path.exists():
         raise DataError(
             f"there is no source {name!r}: not a file, a folder, `python`, nor hf:OWNER/NAME[:CONFIG]"
@@ -148,10 +154,16 @@ def _file(path: Path, name: str, format: Format) -> File:
     return File(path, name, format, found.st_size, found.st_mtime_ns)
 
 
-def _folder(root: Path) -> Iterator[File]:
+def _folder(root: Path, text_key: str) -> Iterator[File]:
     """The files of a folder in the order of their names, hidden ones left out."""
     paths = sorted(_walk(root), key=lambda path: path.relative_to(root).as_posix())
     formats = {path: _format(path) for path in paths}
+    for (
+        path,
+        format,
+    ) in formats.items():  # beside texts and code lie settings and the like, which are no records
+        if format == "json" and not _has_text(path, text_key):
+            formats[path] = "text"
     if "tokens" in formats.values():  # a folder of shards: what lies beside them is about them
         formats = {path: format for path, format in formats.items() if format == "tokens"}
     if not formats:
@@ -181,4 +193,12 @@ def _format(path: Path) -> Format:
         raise DataError(
             f"{path}: of compressed files only .jsonl.gz and .jsonl.zst can be read; unpack it first"
         )
-    return "text"
+    return "json" if name.endswith(".json") and ARRAY.match(read_bytes(path, 0, PROBE_BYTES)) else "text"
+
+
+def _has_text(path: Path, key: str) -> bool:
+    """Whether the first record of an array has a text."""
+    try:
+        return isinstance(pick(items.from_file(path, 1)[0].value, key), str)
+    except DataError:
+        return False

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 err = Console(stderr=True, highlight=False)
 """Progress and remarks; results go to stdout."""
 
+PACE_STEPS, PACE_SECONDS = 10, 30.0
+"""Speed is that of so many steps, or of those of the last so many seconds, if these are more."""
+
 
 class TrainingDisplay:
     """Loss, tokens/s, time left. Silent on every process but the main one. Brief: a line a minute, no evaluations."""
@@ -19,6 +23,8 @@ class TrainingDisplay:
         self.live, self.brief = err.is_terminal and not silent, brief
         self.silent, self.max_steps = silent, max_steps
         self.last_line, self.val = time.monotonic() if brief else 0.0, ""
+        self.tokens: int | None = None if done else 0
+        self.pace: deque[tuple[int, float]] = deque()  # tokens and seconds of the last steps
         self.progress = Progress(
             TextColumn("[bold]training"),
             BarColumn(),
@@ -47,15 +53,28 @@ class TrainingDisplay:
             if not self.live and not self.brief:
                 err.print(f"step {row['step']}/{self.max_steps}  validation loss {row['val_loss']:.4f}")
             return
-        facts = f"loss {row['loss']:.3f}{self.val}  {row['tokens_per_second']:,.0f} tok/s"
+        rate, seconds = self._speed(row)
+        facts = f"loss {row['loss']:.3f}{self.val}  {rate:,.0f} tok/s"
         if self.live:
             self.progress.update(self.task, completed=row["step"], facts=facts)
         elif time.monotonic() - self.last_line > (60 if self.brief else 10) or (
             row["step"] == self.max_steps and not self.brief
         ):
             self.last_line = time.monotonic()
-            left = (self.max_steps - row["step"]) * row["targets"] / max(1.0, row["tokens_per_second"])
+            left = (self.max_steps - row["step"]) * seconds
             err.print(f"step {row['step']}/{self.max_steps}  {facts}  {clock(left)} left")
+
+    def _speed(self, row: dict[str, Any]) -> tuple[float, float]:
+        """Tokens a second, and seconds a step, of the last steps: one alone may be short, or slow by chance."""
+        tokens = row["targets"] if self.tokens is None else row["tokens"] - self.tokens
+        self.tokens = row["tokens"]
+        if tokens > 0:  # else a stretch was undone
+            self.pace.append((tokens, tokens / max(0.1, row["tokens_per_second"])))
+        while len(self.pace) > PACE_STEPS and sum(seconds for _, seconds in self.pace) > PACE_SECONDS:
+            self.pace.popleft()
+        seconds = sum(seconds for _, seconds in self.pace)
+        rate = sum(tokens for tokens, _ in self.pace) / seconds if seconds else row["tokens_per_second"]
+        return rate, seconds / max(1, len(self.pace))
 
     def note(self, text: str) -> None:
         """Say something once, above the live line."""
