@@ -33,9 +33,16 @@ def resolve(spec: str) -> Path:
         raise CheckpointError(f"{spec} is no model: it has neither config.json nor checkpoints/")
     if path.exists():
         raise CheckpointError(f"{spec} is a file; a model is a folder")
-    if not HUB_ID.fullmatch(name) or name.startswith((".", "runs/")) or _among_runs(path):
+    if not is_hub_id(name):
         raise CheckpointError(f"there is no folder {spec}{_near(path)}")
     return _from_hub(name)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is meant of the Hub: it is written like an id, and it leads to nothing here."""
+    path = Path(name)
+    here = path.exists() or name.startswith("runs/") or _among_runs(path)
+    return HUB_ID.fullmatch(name) is not None and not here
 
 
 def _among_runs(path: Path) -> bool:
