@@ -43,6 +43,15 @@ def test_a_bad_recipe_is_refused_in_one_line_that_names_key_file_and_way_out(tmp
     assert all(words in line for words in said), line
 
 
+def test_a_folder_is_no_recipe(tmp_path, capsys):
+    line = refusal(capsys, "prepare", str(tmp_path))
+    assert line.endswith(
+        f"{tmp_path} is a folder, and a recipe a TOML file; texts are given by --sources {tmp_path}"
+    )
+    (tmp_path / "recipe.toml").touch()
+    assert refusal(capsys, "plan", str(tmp_path)).endswith(f"its recipe is {tmp_path / 'recipe.toml'}")
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
