@@ -65,6 +65,11 @@ def test_scores_say_what_they_are_and_accumulate(place, capsys):
     assert {row["limit"] for row in rows if row["task"] == "piqa"} == {3}
 
 
+def test_a_file_alone_is_no_task(place, capsys):
+    assert main(["evaluate", "one", "--tasks", "hellaswag", "hellaswag.jsonl"]) == 2
+    assert "write hellaswag:hellaswag.jsonl or perplexity:hellaswag.jsonl" in capsys.readouterr().err
+
+
 def test_a_classifier_is_not_scored_as_a_language_model(place, byte_tokenizer, capsys):
     spam = classifier.on(checkpoint.load(place / "one"), ("ham", "spam"), seed=0)
     classifier.save(spam, place / "spam", byte_tokenizer)
