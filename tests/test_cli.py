@@ -43,6 +43,25 @@ def test_a_bad_recipe_is_refused_in_one_line_that_names_key_file_and_way_out(tmp
     assert all(words in line for words in said), line
 
 
+def test_there_is_nothing_to_resume_where_no_run_is(tmp_path, capsys):
+    (tmp_path / "small" / "checkpoints").mkdir(parents=True)
+    for verb in ("pretrain", "finetune classify", "finetune instruct"):
+        line = refusal(capsys, *verb.split(), "--out", str(tmp_path / "smal"), "--resume")
+        assert (
+            f"there is no run {tmp_path / 'smal'} to go on with (the nearest: {tmp_path / 'small'})" in line
+        )
+    assert "pretrain needs --data DATASET" in refusal(capsys, "pretrain", "--out", str(tmp_path / "smal"))
+
+
+def test_a_folder_is_no_recipe(tmp_path, capsys):
+    line = refusal(capsys, "prepare", str(tmp_path))
+    assert line.endswith(
+        f"{tmp_path} is a folder, and a recipe a TOML file; texts are given by --sources {tmp_path}"
+    )
+    (tmp_path / "recipe.toml").touch()
+    assert refusal(capsys, "plan", str(tmp_path)).endswith(f"its recipe is {tmp_path / 'recipe.toml'}")
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

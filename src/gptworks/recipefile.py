@@ -114,6 +114,10 @@ def load(file: Path) -> Recipe:
         given = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no recipe {file}") from None
+    except IsADirectoryError:
+        have = (file / "recipe.toml").is_file()
+        way = f"its recipe is {file / 'recipe.toml'}" if have else f"texts are given by --sources {file}"
+        raise ConfigError(f"{file} is a folder, and a recipe a TOML file; {way}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not a recipe: {error!s:.200}") from None
     _check_texts(Recipe, given, file)

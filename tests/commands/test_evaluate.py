@@ -10,7 +10,7 @@ import pytest
 from gptworks import runs
 from gptworks.cli import main
 from gptworks.evaluate.results import read
-from gptworks.model import checkpoint
+from gptworks.model import checkpoint, classifier
 from gptworks.model.build import build
 from gptworks.model.config import resolve
 from gptworks.recipe import ModelOptions
@@ -63,6 +63,19 @@ def test_scores_say_what_they_are_and_accumulate(place, capsys):
     rows = read(place / "results.json")["rows"]
     assert len(rows) == 7
     assert {row["limit"] for row in rows if row["task"] == "piqa"} == {3}
+
+
+def test_a_file_alone_is_no_task(place, capsys):
+    assert main(["evaluate", "one", "--tasks", "hellaswag", "hellaswag.jsonl"]) == 2
+    assert "write hellaswag:hellaswag.jsonl or perplexity:hellaswag.jsonl" in capsys.readouterr().err
+
+
+def test_a_classifier_is_not_scored_as_a_language_model(place, byte_tokenizer, capsys):
+    spam = classifier.on(checkpoint.load(place / "one"), ("ham", "spam"), seed=0)
+    classifier.save(spam, place / "spam", byte_tokenizer)
+    assert main(["evaluate", "spam", "--tasks", "perplexity:text.txt", "--out", "results.json"]) == 2
+    assert "spam is a classifier, which says no more than classes" in capsys.readouterr().err
+    assert not (place / "results.json").exists()
 
 
 def test_a_recipe_says_what_is_measured_and_flags_beat_it(place):

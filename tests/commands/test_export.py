@@ -43,6 +43,15 @@ def test_a_path_that_ends_in_gguf_is_the_file(model, tmp_path):
     assert (tmp_path / "deep" / "small.Modelfile").read_text().startswith("FROM ./small.gguf\n")
 
 
+def test_another_format_of_the_same_name_is_not_in_the_way(model, tmp_path, capsys):
+    out = tmp_path / "small"
+    for format in ("gguf", "onnx"):
+        assert main(["export", str(model), "--to", format, "--out", f"{out}.{format}"]) == 0
+    (tmp_path / "small.gguf").unlink()
+    assert main(["export", str(model), "--to", "gguf", "--out", f"{out}.gguf"]) == 2
+    assert "small.Modelfile exists already; give another --out" in capsys.readouterr().err
+
+
 def test_onnx_and_safetensors_have_what_their_readers_look_for(model, tmp_path):
     for format, weights in (("onnx", "model.onnx"), ("safetensors", "model.safetensors")):
         assert main(["export", str(model), "--to", format, "--out", str(tmp_path / format)]) == 0

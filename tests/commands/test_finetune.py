@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -89,6 +90,16 @@ def assert_same_bits(one, other):
     a, b = tensors(one), tensors(other)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_its_card_has_the_test_score_of_its_checkpoint(straight, tmp_path):
+    for which, file in (("", "last.md"), ("@step-20", "older.md")):
+        words = ["push", f"{straight}{which}", "--repo", "you/spam", "--card-only", str(tmp_path / file)]
+        assert main(words) == 0
+    scores = json.loads((straight / "results" / "classify-test.json").read_text())["scores"]["last"]
+    line = rf"\| classify \| accuracy \| {scores['accuracy']:.4g} \| [\d.]+ to [\d.]+ \| 32 \| messages \| test \| 0 \|"
+    assert re.search(line, (tmp_path / "last.md").read_text())
+    assert "None were measured of this checkpoint." in (tmp_path / "older.md").read_text()
 
 
 def test_it_learns_and_says_so_in_json(straight):

@@ -51,6 +51,31 @@ def test_the_same_command_twice_writes_the_same_files(tmp_path: Path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_a_tokenizer_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    argv = ["tokenizer", "train", "--sources", str(tmp_path / "a.txt"), "--out", str(tmp_path / "t")]
+    assert main([*argv, "--vocab-size", "280"]) == 0
+    capsys.readouterr()
+    assert main([*argv, "--vocab-size", "270"]) == 2
+    assert f"{tmp_path / 't'} holds a tokenizer already; give another --out" in capsys.readouterr().err
+    assert Tokenizer.load(tmp_path / "t").vocab_size == 280
+
+
+def test_inspect_says_what_a_tokenizer_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    argv = ["tokenizer", "train", "--sources", str(tmp_path / "a.txt"), "--vocab-size", "270"]
+    assert main([*argv, "--pattern", "gpt4", "--out", str(tmp_path / "t")]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "t"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["Tokenizer"], told["vocabulary"], told["split pattern"]) == (
+        str(tmp_path / "t"),
+        270,
+        ["gpt4"],
+    )
+    assert "<|endoftext|>" in told["special tokens"]
+
+
 def test_a_vocabulary_that_the_text_cannot_fill_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "a.txt").write_text("abab", encoding="utf-8")
     assert (

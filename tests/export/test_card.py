@@ -88,6 +88,15 @@ def test_the_hubs_own_reader_understands_it():
     )
 
 
+def test_a_folder_here_is_no_base_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "small").mkdir(parents=True)
+    for base in ("runs/a", "models/small", "models"):
+        text = card.write(replace(FACTS, base=base))
+        assert ModelCard(text).data.base_model is None
+        assert f"| from | {base.rpartition('/')[2]} |" in text
+
+
 def test_what_is_not_known_is_not_made_up():
     text = card.write(card.Facts(repo="you/bare", config=CONFIG, tokenizer="x"))
     assert "how it was trained | not known" in text

@@ -27,6 +27,34 @@ def test_known_models_are_drawn_beside_the_very_score_they_have(name, lines):
     assert curves.references(name) == lines
 
 
+def test_scores_of_other_data_are_no_curve(logged):
+    def rows(step, **more):
+        return {"task": "hellaswag", "metric": "acc", "value": 0.3, "step": step} | more
+
+    few = {"n": 60, "data": "sets/few.jsonl", "data_fingerprint": "f"}
+    many = {"n": 1000, "data": "sets/many.jsonl", "data_fingerprint": "m"}
+    results = [rows(10, **few), rows(40, **many)]
+    assert not any("hellaswag acc on" in p.title for p in curves.scores(read([logged(results=results)])))
+    results += [
+        rows(40, **few),
+        rows(20, **many),
+        rows(40, **few, split="test"),
+        rows(20, **few, split="test"),
+    ]
+    pictures = [p for p in curves.scores(read([logged("two", results=results)])) if "acc on" in p.title]
+    assert [p.title for p in pictures] == [
+        "hellaswag acc on few.jsonl, n = 60",
+        "hellaswag acc on many.jsonl, n = 1,000",
+        "hellaswag acc on few.jsonl, n = 60; another way or text (2)",
+    ]
+    assert [p.figure.axes[0].lines[0].get_xdata().tolist() for p in pictures] == [
+        [1280, 5120],
+        [2560, 5120],
+        [2560, 5120],
+    ]
+    assert len({p.name for p in pictures}) == 3
+
+
 def test_scores_of_a_runs_checkpoints_become_a_curve(logged):
     rows = [{"task": "piqa", "metric": "acc", "value": v, "step": s} for s, v in ((40, 0.6), (10, 0.5))]
     pictures = curves.scores(read([logged(results=rows)]))

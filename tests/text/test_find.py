@@ -44,6 +44,16 @@ def facts(tokenizer: Tokenizer) -> str:
     return f"{tokenizer.fingerprint} {tokenizer.vocab_size} {tokenizer.eos} {tokenizer.bos}"
 
 
+def test_the_nearest_folder_is_named_before_the_hub_s_words(small: Tokenizer, tmp_path: Path):
+    small.save(tmp_path / "bpe")
+    (tmp_path / "hub").mkdir()
+    with hub.serve(tmp_path / "hub") as endpoint:
+        there = load_in_child(endpoint, tmp_path, "bpee")
+    away = load_in_child(endpoint, tmp_path, "bpee")
+    for (line,) in (there, away):
+        assert "here (the nearest: bpe), and " in line
+
+
 def test_a_hub_model_s_tokenizer_is_loaded_once_and_kept(small: Tokenizer, tmp_path: Path):
     root = tmp_path / "hub"
     small.save(root / "models" / "someone" / "model")

@@ -61,7 +61,8 @@ def export(
     if approximate_gelu and to != "gguf":
         raise ConfigError(f"--approximate-gelu goes with --to gguf, not {to}")
     alone = to != "safetensors" and out.suffix == f".{to}"
-    files = [out, out.with_suffix(".Modelfile"), out.with_name(f"{out.name}.data")] if alone else [out]
+    beside = {"gguf": out.with_suffix(".Modelfile"), "onnx": out.with_name(f"{out.name}.data")}
+    files = [out, beside[to]] if alone else [out]
     if taken := [file for file in files if file.exists()]:
         raise ConfigError(f"{taken[0]} exists already; give another --out")
     stem = out.stem if alone else "model"

@@ -61,7 +61,7 @@ def classify(
     """Teach a GPT to name a text's class, or to predict a number, from examples."""
     from gptworks.world import keep_few_products
 
-    needed("finetune classify", model_MODEL=model, data_FILE=data, out_RUN=out)
+    needed("finetune classify", resume=resume, model_MODEL=model, data_FILE=data, out_RUN=out)
     keep_few_products(16)
     if eval.tasks:
         raise ConfigError("eval.tasks measures language models, and this is a classifier: leave it out")

@@ -62,7 +62,26 @@ def _facts(path: str, *, verify: bool) -> dict[str, Any]:
         return _run(Path(name), verify=verify)
     if which is None and (Path(name) / "campaign.json").is_file():
         return _campaign(Path(name))
+    models = ("config.json", "adapter_config.json")
+    if (Path(name) / "tokenizer.json").is_file() and not any((Path(name) / one).is_file() for one in models):
+        return _tokenizer(Path(name))
     return _model(find.resolve(path), verify=verify)
+
+
+def _tokenizer(folder: Path) -> dict[str, Any]:
+    from gptworks.text.bytelevel import PATTERNS
+    from gptworks.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(folder)
+    known = {pattern: name for name, pattern in PATTERNS.items()}
+    return {
+        "Tokenizer": str(folder),
+        "kind": "byte-level BPE",
+        "vocabulary": tokenizer.vocab_size,
+        "special tokens": tokenizer.special_tokens,
+        "split pattern": [known.get(pattern, pattern) for pattern in tokenizer.vocabulary.patterns],
+        "fingerprint": tokenizer.fingerprint,
+    }
 
 
 def _campaign(folder: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def instruct(
     """Teach a GPT to answer, from instructions or conversations."""
     from gptworks.world import keep_few_products
 
-    needed("finetune instruct", model_MODEL=model, data_FILE=data, out_RUN=out)
+    needed("finetune instruct", resume=resume, model_MODEL=model, data_FILE=data, out_RUN=out)
     keep_few_products(0)  # among them the head's, the largest
     whole = Recipe(
         data=data,

@@ -57,7 +57,7 @@ def pretrain(
 
     Stop it at any moment, even by pulling the plug: the same command with --resume goes on exactly.
     """
-    needed("pretrain", data_DATASET=data, out_RUN=out)
+    needed("pretrain", resume=resume, data_DATASET=data, out_RUN=out)
     if train.dropout is not None:
         raise ConfigError("train.dropout is for fine-tuning; pretraining has model.dropout")
     whole = Recipe(

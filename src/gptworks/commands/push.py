@@ -103,5 +103,33 @@ def _of_run(run: Path, folder: Path) -> dict[str, Any]:
         "val_loss": at.val_loss,
         "environment": logged.environment,
         "recipe": logged.recipe,
-        "scores": [row for row in logged.results if row.get("step") == at.step and "definition" in row],
+        "scores": [
+            *_classified(logged.classified or {}, folder.name),
+            *(row for row in logged.results if row.get("step") == at.step and "definition" in row),
+        ],
     }
+
+
+def _classified(told: dict[str, Any], checkpoint: str) -> list[dict[str, Any]]:
+    """Rows of what the classifier of this checkpoint scored on its test split; `told` is classify-test.json."""
+    import numpy as np
+
+    from gptworks.evaluate.statistics import estimate
+
+    rows = []
+    for scores in told.get("scores", {}).values():
+        if scores.get("checkpoint") != checkpoint:
+            continue
+        n = scores["n"]
+        row = {"task": "classify", "n": n, "data": told.get("data"), "split": "test", "shots": 0}
+        if "mse" in scores:
+            row |= {"metric": "mse", "value": scores["mse"]}
+            row["definition"] = "mean over the texts of the squared error of the number said"
+        else:
+            right = np.ones((n, 2))
+            right[round(scores["accuracy"] * n) :, 0] = 0
+            row |= {"metric": "accuracy", "value": scores["accuracy"]}
+            row["interval_95"] = estimate(right, "mean").interval
+            row["definition"] = "share of the texts whose most probable class is the right one"
+        rows.append(row)
+    return rows

@@ -68,16 +68,29 @@ class Job:
     """One of many: it announces nothing, shows little, and has no page."""
 
 
-def needed(verb: str, **given: object) -> None:
+def needed(verb: str, *, resume: bool = False, **given: object) -> None:
     """Refuse to begin without what a verb cannot do without: {"data DATASET": its value}.
 
     Raises:
-        ConfigError: naming the first that is missing.
+        ConfigError: naming the first that is missing; or the run to resume, whose recipe would have said it.
     """
     for name, value in given.items():
         if value is None:
+            _recorded(given.get("out_RUN"), resume=resume)
             option, _, kind = name.partition("_")
             raise ConfigError(f"{verb} needs --{option} {kind}, as a flag or in the recipe")
+
+
+def _recorded(out: object, *, resume: bool) -> None:
+    """Refuse to go on with a run that is not there.
+
+    Raises:
+        ConfigError: naming the nearest.
+    """
+    from gptworks.model.find import near
+
+    if resume and isinstance(out, Path) and not (out / "recipe.toml").is_file():
+        raise ConfigError(f"there is no run {out} to go on with{near(out)}")
 
 
 def finish(reason: str | None) -> None:

@@ -48,6 +48,8 @@ def train(
         raise ConfigError(f"tokenizer train needs --{'out DIR' if out is None else 'sources FILE_OR_DIR'}")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder")
+    if (out / "tokenizer.json").exists():
+        raise ConfigError(f"{out} holds a tokenizer already; give another --out")
     training.check(bpe)
     sample: list[str] = []
     with terminal.err.status("reading texts") as status:

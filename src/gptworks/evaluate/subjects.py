@@ -9,7 +9,7 @@ import torch
 
 from gptworks import runs
 from gptworks.evaluate.results import Subject
-from gptworks.generate.loading import matching_tokenizer
+from gptworks.generate.loading import matching_tokenizer, writer
 from gptworks.model import adapter, checkpoint
 from gptworks.model.build import Model
 from gptworks.text.tokenizer import Tokenizer
@@ -46,9 +46,9 @@ def find(spec: str) -> Measured:
     """The MODEL a person means.
 
     Raises:
-        CheckpointError: there is none, or its tokenizer has ids that it has not.
+        CheckpointError: there is none, it is a classifier, or its tokenizer has ids that it has not.
     """
-    folder = checkpoint.resolve(spec)
+    folder = writer(spec)
     return Measured(spec, folder, matching_tokenizer(folder, spec))
 
 

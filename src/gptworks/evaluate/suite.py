@@ -53,7 +53,14 @@ def parse(spec: str) -> Wanted:
         if not source.strip(","):
             raise ConfigError("harness: needs names of tasks: harness:piqa,arc_easy")
         return Wanted(name, source)
-    task = canonical(name)
+    try:
+        task = canonical(name)
+    except ConfigError:
+        if not Path(spec).is_file():
+            raise
+        raise ConfigError(
+            f"{spec} is a file, and its task is not said: write hellaswag:{spec} or perplexity:{spec}"
+        ) from None
     if not source and (task in TEXTS or not TASKS[task].hub):
         raise ConfigError(f"{name} needs a file: {name}:FILE")
     return Wanted(task, source)

@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from gptworks.model import sizing
 from gptworks.model.config import ModelConfig
-from gptworks.model.find import HUB_ID
+from gptworks.model.find import HUB_ID, is_hub_id
 
 Row = Mapping[str, Any]
 
@@ -83,7 +83,7 @@ def placeless(value: Any) -> Any:
     head, colon, rest = value.partition(":")
     if colon and "/" in rest and not rest.startswith("//") and head != "hf" and len(head) > 1:
         return f"{head}:{placeless(rest)}"
-    if "/" in value and HUB_ID.fullmatch(value) and Path(value).exists():
+    if "/" in value and HUB_ID.fullmatch(value) and not is_hub_id(value):
         return Path(value).name  # a folder here, not a repository there
     if value.count("/") > 1 and not re.search(r"\s|://|^hf:", value):
         return Path(value).name
@@ -141,7 +141,7 @@ def _data(facts: Facts) -> ModelCardData:
         library_name="transformers",
         pipeline_tag=_task(facts),
         tags=["gptworks", "gpt2" if facts.config.family == "gpt2" else "qwen3"],
-        base_model=facts.base if facts.base and HUB_ID.fullmatch(facts.base) else None,
+        base_model=facts.base if facts.base and is_hub_id(facts.base) else None,
         model_name=facts.repo.rpartition("/")[2],
         eval_results=results or None,
     )

@@ -26,16 +26,23 @@ def resolve(spec: str) -> Path:
     if runs.is_run(path):
         return _whole(runs.find_checkpoint(path, which))
     if which is not None:
-        raise CheckpointError(f"{name} is not a run, so {spec} does not exist{_near(path)}")
+        raise CheckpointError(f"{name} is not a run, so {spec} does not exist{near(path)}")
     if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
         return _whole(path)
     if path.is_dir():
         raise CheckpointError(f"{spec} is no model: it has neither config.json nor checkpoints/")
     if path.exists():
         raise CheckpointError(f"{spec} is a file; a model is a folder")
-    if not HUB_ID.fullmatch(name) or name.startswith((".", "runs/")) or _among_runs(path):
-        raise CheckpointError(f"there is no folder {spec}{_near(path)}")
+    if not is_hub_id(name):
+        raise CheckpointError(f"there is no folder {spec}{near(path)}")
     return _from_hub(name)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is meant of the Hub: it is written like an id, and it leads to nothing here."""
+    path = Path(name)
+    here = path.exists() or name.startswith("runs/") or _among_runs(path)
+    return HUB_ID.fullmatch(name) is not None and not here
 
 
 def _among_runs(path: Path) -> bool:
@@ -43,11 +50,11 @@ def _among_runs(path: Path) -> bool:
     return len(path.parts) > 1 and any(runs.is_run(one) for one in _beside(path))
 
 
-def _near(path: Path, least: float = 0.0) -> str:
+def near(path: Path, least: float = 0.0) -> str:
     """The runs and models beside a path that are named most like it, if any is at `least` as much."""
     have = [str(one) for one in _beside(path) if runs.is_run(one) or (one / "config.json").is_file()]
-    near = difflib.get_close_matches(str(path), have, 3, least)
-    return f" (the nearest: {', '.join(near)})" if near else ""
+    found = difflib.get_close_matches(str(path), have, 3, least)
+    return f" (the nearest: {', '.join(found)})" if found else ""
 
 
 def _beside(path: Path) -> list[Path]:
@@ -72,7 +79,7 @@ def _from_hub(name: str) -> Path:
         if not (isinstance(error, OSError | ValueError) or type(error).__module__.startswith(LIBRARIES)):
             raise
         raise CheckpointError(
-            f"{name}: no folder here{_near(Path(name), 0.6)}, and {meaning(error, name, 'model')}"
+            f"{name}: no folder here{near(Path(name), 0.6)}, and {meaning(error, name, 'model')}"
         ) from None
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise CheckpointError(f"{name} on the Hugging Face Hub is no model: it has no config.json")

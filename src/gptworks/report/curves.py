@@ -1,15 +1,24 @@
 """Curves of one run or several: losses, scores, how training went."""
 
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from gptworks.report import style
-from gptworks.report.logs import Logged, column, measures
+from gptworks.report.logs import Logged, Row, column, measures
 from gptworks.report.style import COLOURS, QUIET, Picture, look, marker
+
+Points = Callable[[Logged], tuple[np.ndarray, np.ndarray]]
+"""A run's tokens and scores at them."""
+
+Lines = dict[str, float]
 
 AXES = {
     "steps": "optimizer steps",
@@ -127,13 +136,14 @@ def _seconds(logged: Sequence[Logged]) -> tuple[float, str]:
 def scores(logged: Sequence[Logged]) -> list[Picture]:
     """What evaluations measured besides the loss, and scores of the run's checkpoints, against tokens."""
     pictures = []
-    for name in [*(name for name in measures(logged) if name != "val_loss"), *_tasks(logged)]:
+    measured = [(name, partial(_measured, name=name)) for name in measures(logged) if name != "val_loss"]
+    for name, points in [*measured, *_tasks(logged)]:
         title, caption = SCORES.get(name, (name, "Measured during training, or on the run's checkpoints."))
-        lines = references(name)
+        lines = references(name.partition(" on ")[0])
 
-        def draw(axes: Axes, name: str = name, lines: dict[str, float] = lines) -> None:
+        def draw(axes: Axes, name: str = name, points: Points = points, lines: Lines = lines) -> None:
             for number, one in enumerate(logged):
-                x, y = _score(one, name)
+                x, y = points(one)
                 label = one.name if len(logged) > 1 else None
                 axes.plot(
                     x,
@@ -160,7 +170,7 @@ def scores(logged: Sequence[Logged]) -> list[Picture]:
     return pictures
 
 
-def references(name: str) -> dict[str, float]:
+def references(name: str) -> Lines:
     """Lines of known models for a score; none where the definition is another, or not known."""
     words = name.lower()
     if "hellaswag" not in words or "acc_norm" not in words:
@@ -168,30 +178,50 @@ def references(name: str) -> dict[str, float]:
     return GPT if "completion" in words else GPT_HARNESS
 
 
-def _tasks(logged: Sequence[Logged]) -> list[str]:
-    """Scores of several checkpoints of one run, as "task metric"."""
-    taken: dict[str, set[int]] = {}
-    for one in logged:
-        for row in one.results:
-            if isinstance(row.get("step"), int):
-                taken.setdefault(_task(row), set()).add(row["step"])
-    return [name for name, steps in taken.items() if len(steps) > 1 and name not in measures(logged)]
+def _tasks(logged: Sequence[Logged]) -> list[tuple[str, Points]]:
+    """Scores of several checkpoints of one run that may be compared: their name, and what finds a run's."""
+    taken: dict[str, dict[str, Any]] = {}
+    steps: dict[str, set[int]] = {}
+    for row in (row for one in logged for row in one.results if isinstance(row.get("step"), int)):
+        taken.setdefault(_same(row), row)
+        steps.setdefault(_same(row), set()).add(row["step"])
+    found: dict[str, Points] = {}
+    for key, row in taken.items():
+        if len(steps[key]) > 1 and _task(row) not in measures(logged):
+            name = _task(row) + (f" on {on(row)}" if on(row) else "")
+            alike = sum(other.partition("; another")[0] == name for other in found)
+            found[name + (f"; another way or text ({alike + 1})" if alike else "")] = partial(_kept, key=key)
+    return list(found.items())
 
 
-def _task(row: dict[str, object]) -> str:
+def on(row: Mapping[str, Any]) -> str:
+    """Which data a score is of: the name of their file, and how many were scored."""
+    n = f"n = {row['n']:,}" if isinstance(row.get("n"), int) else ""
+    return ", ".join(word for word in (Path(str(row.get("data") or "")).name, n) if word)
+
+
+def _same(row: Mapping[str, Any]) -> str:
+    """What scores of one curve agree in."""
+    from gptworks.evaluate.results import SAME  # with it comes scipy, which most pages do without
+
+    return json.dumps([row.get(name) for name in SAME])
+
+
+def _task(row: Mapping[str, Any]) -> str:
     shots = f", {row['shots']}-shot" if row.get("shots") else ""
     return f"{row.get('task')} {row.get('metric')}{shots}"
 
 
-def _score(one: Logged, name: str) -> tuple[np.ndarray, np.ndarray]:
-    rows, values = column(one.measured, name)
-    if not rows:
-        rows, values = column(
-            sorted(
-                (r for r in one.results if _task(r) == name and isinstance(r.get("step"), int)), key=_step
-            ),
-            "value",
-        )
+def _measured(one: Logged, name: str) -> tuple[np.ndarray, np.ndarray]:
+    return _over_tokens(one, *column(one.measured, name))
+
+
+def _kept(one: Logged, key: str) -> tuple[np.ndarray, np.ndarray]:
+    rows = [row for row in one.results if isinstance(row.get("step"), int) and _same(row) == key]
+    return _over_tokens(one, *column(sorted(rows, key=_step), "value"))
+
+
+def _over_tokens(one: Logged, rows: list[Row], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = one.axis("tokens", rows)
     return (np.array([]), np.array([])) if x is None else (x, values)
 

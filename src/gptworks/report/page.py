@@ -196,6 +196,7 @@ def said(row: dict[str, Any]) -> dict[str, str]:
     return {
         "value_said": _number(row["value"]) if finite(row.get("value")) else NOTHING,
         "error_said": f"± {_number(float(error))}" if error is not None and finite(error) else "",
+        "data_said": Path(str(row.get("data") or "")).name,
         "interval_said": f"{_number(interval[0])} to {_number(interval[1])}" if interval else "",
         "n_said": counted(count, row.get("of", "examples").removesuffix("s"))
         if isinstance(count, int)

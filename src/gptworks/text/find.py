@@ -1,5 +1,6 @@
 """Where a tokenizer's files are: a folder, a file, tiktoken's cache, the Hugging Face cache or the Hub."""
 
+import difflib
 import hashlib
 import os
 import re
@@ -42,13 +43,26 @@ def find(name_or_path: str | Path) -> Found:
         return in_file(path)
     if isinstance(name_or_path, Path) or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         raise DataError(f"no tokenizer at {name}: there is no such file or folder")
-    found = on_hub(name)
+    try:
+        found = on_hub(name)
+    except DataError as error:
+        if not (beside := _near(path)):
+            raise
+        raise DataError(f"{name}: no folder here{beside}, and {error}") from None
     if found is None:
         raise DataError(
-            f"no tokenizer {name}: not gpt2 or r50k_base, no folder or file here, and no model of that name "
-            f"with tokenizer.json or vocab.json + merges.txt on the Hugging Face Hub"
+            f"no tokenizer {name}: not gpt2 or r50k_base, no folder or file here{_near(path)}, and no model "
+            f"of that name with tokenizer.json or vocab.json + merges.txt on the Hugging Face Hub"
         )
     return found
+
+
+def _near(path: Path) -> str:
+    """The tokenizers beside a path that are named almost like it."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    have = [str(one) for one in beside if (one / "tokenizer.json").is_file()]
+    found = difflib.get_close_matches(str(path), have, 3, 0.6)
+    return f" (the nearest: {', '.join(found)})" if found else ""
 
 
 def in_folder(folder: Path) -> Found:
