@@ -88,6 +88,7 @@ class Conversation:
         assert self.chat is not None
         room = self.context - min(settings.max_tokens or ROOM, self.context // 2)
         ids: list[int] = []
+        dropped = 0
         for dropped in range(0, len(self.messages), 2):
             ids = self.chat.prompt(self._all(self.messages[dropped:]))
             if len(ids) <= room:
