@@ -16,7 +16,7 @@ from gptworks.world import World, memory_available
 ENOUGH_TOKENS = {"cpu": 8192, "cuda": 65_536}
 """Tokens of a micro-batch beyond which the device is busy and more only costs memory."""
 
-LIBRARIES = {"fp32": 110_000_000, "bf16": 240_000_000, "fp16": 240_000_000}
+LIBRARIES = {"fp32": 110_000_000, "bf16": 300_000_000, "fp16": 300_000_000}
 """Bytes of a CPU process that torch takes for itself when it trains: kernels, threads, operands in a kernel's order."""
 
 HEAP, RAGGED_HEAP = 0.22, 0.3
