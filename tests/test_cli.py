@@ -75,6 +75,7 @@ def test_a_folder_is_no_recipe(tmp_path, capsys):
         (["generate", "x", "--max-new-tokens", "1"], "--max-new-tokens. Here it is --max-tokens."),
         (["pretrain", "--device=cpu"], "--device. None is needed here: devices are looked at"),
         (["pretrain", "--grad_clip", "1"], "--grad_clip. Here it is --optim.clip."),
+        (["pretrain", "--train.grad-accum", "8"], "Here it is --train.batch-tokens."),
         (["pretrain", "--beta1=0.9"], "--beta1. Here it is --optim.betas."),
         (["finetune", "classify", "--label-column", "x"], "--label-column. Here it is --label."),
         (["classify", "run", "free prize"], "nothing here takes 'free prize'"),

@@ -39,6 +39,8 @@ ELSEWHERE = {
     "eval-interval": "--eval.every",
     "eval-iters": "--eval.tokens",
     "eval-steps": "--eval.every",
+    "grad-accum": "--batch --train.batch-tokens",
+    "grad-accum-steps": "--batch --train.batch-tokens",
     "grad-clip": "--optim.clip",
     "gradient-accumulation-steps": "--batch --train.batch-tokens",
     "init-from": "--base --model --resume",

@@ -49,3 +49,11 @@ def test_a_report_needs_no_torch(logged):
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_folder_of_runs_names_those_in_it(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.toml").touch()
+    assert main(["report", str(tmp_path)]) == 2
+    assert f"runs in it are {tmp_path / 'a'} {tmp_path / 'b'}" in capsys.readouterr().err

@@ -156,6 +156,8 @@ def read(folders: Sequence[Path]) -> list[Logged]:
 def _one(folder: Path, name: str) -> Logged:
     if not (folder / "recipe.toml").is_file():
         what = "is no run: it has no recipe.toml" if folder.is_dir() else "does not exist"
+        if inside := sorted(file.parent for file in folder.glob("*/recipe.toml"))[:8]:
+            what += f"; runs in it are {' '.join(map(str, inside))}"
         raise ConfigError(f"{folder} {what}; give the --out of `pretrain` or `finetune`")
     try:
         recipe = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
