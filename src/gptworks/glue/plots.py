@@ -107,7 +107,10 @@ def _marks(axes: Axes, one: Series) -> None:
         if tokens is None or tokens > right:  # the log has become another, shorter run's
             continue
         axes.axvline(tokens, zorder=0, **mark)
-        if epoch is not None and tokens - last > 0.055 * right:
+        side, put = ("right", -3) if tokens > 0.9 * right else ("left", 3)
+        # One before the right edge stands to the left of its line, where the last one's may be.
+        room = 0.11 if side == "right" else 0.055
+        if epoch is not None and tokens - last > room * right:
             last = tokens
             at: dict[str, Any] = {
                 "xycoords": ("data", "axes fraction"),
@@ -115,7 +118,6 @@ def _marks(axes: Axes, one: Series) -> None:
                 "zorder": 1.5,
             }
             box = {"facecolor": PAGE, "edgecolor": "none", "pad": 0.6}
-            side, put = ("right", -3) if tokens > 0.9 * right else ("left", 3)
             axes.annotate(
                 f"{epoch:.3g}", (tokens, 1), (put, -9), ha=side, color=QUIET, fontsize=8, bbox=box, **at
             )

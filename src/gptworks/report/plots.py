@@ -134,7 +134,7 @@ def _reliability(axes: Any, scores: dict[str, Any]) -> None:
     axes.set_ylabel("share that is right")
     axes.set_title(f"calibration: ECE {scores['ece']:.3f}", loc="left", color=INK, fontsize=9.5)
     _plain(axes)
-    axes.legend(frameon=False, fontsize=8.5, loc="upper left")
+    axes.legend(frameon=False, fontsize=8.5, loc="best")  # where it covers no bin
 
 
 def _f1(axes: Any, labels: list[str], classes: dict[str, dict[str, float]]) -> None:
