@@ -210,6 +210,22 @@ def pretrained(tmp_path_factory, byte_tokenizer):
     return folder / "run"
 
 
+def test_all_checkpoints_of_a_run_that_marked_none_are_what_it_left(pretrained, data, tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "campaign"
+    shutil.copytree(pretrained, run)
+    for one in runs.checkpoints(run)[:-1]:
+        shutil.rmtree(one.path)
+    state = runs.checkpoints(run)[0].path / runs.STATE
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"kept": False}))
+    line = f"glue --run {run} --data {data} --out {out} {FAST} --tries 1 --tasks wnli --train-layers head"
+    assert gptworks(f"{line} --checkpoints all") == 0
+    said = capsys.readouterr().err
+    assert (
+        f"{run} has only those of its checkpoints that save.keep left: pretrain --save.every-epochs" in said
+    )
+    assert [subject.step for subject in records.read_grid(out).subjects] == [6]
+
+
 def test_checkpoints_of_a_run_are_measured_the_last_first(pretrained, data, tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "campaign"
     shutil.copytree(pretrained, run)
@@ -303,6 +319,7 @@ def test_a_campaign_becomes_a_submission_and_pictures(base, tmp_path, capsys):
         ("--model {base} {base}", "two models are called base"),
         ("--model {base} --tasks coala", "GLUE has no such task"),
         ("--run {base}", "is no run: it has no checkpoints"),
+        ("--run {base} --checkpoints all", "gptworks: --run {base} is no run"),
         ("--run {run} --checkpoints some", "--checkpoints some is neither all, last, nor epochs"),
         ("--model {base} --tasks rte --official-rows", "holds 24 rows, and GLUE's RTE has 2,490 there"),
     ],
@@ -313,7 +330,9 @@ def test_what_cannot_be_is_said_before_anything_is_written(
     out = tmp_path / "campaign"
     line = f"glue --data {data} --out {out} {FAST} " + more.format(base=base, run=pretrained)
     assert gptworks(line) == 2
-    assert words in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert words.format(base=base) in said
+    assert said.count("\n") == 1
     assert not out.exists()
 
 

@@ -50,13 +50,13 @@ def glue(
 
     keep_few_products(16)
     plan, chosen = Plan(glue, lora), tasks.choose(glue.tasks)
-    if glue.checkpoints == "all" and glue.run and not any(one.kept for one in runs.checkpoints(glue.run)):
-        terminal.say(
-            f"{glue.run} keeps its last checkpoints only (save.keep): pretrain --save.every-epochs 0.5 keeps one every "
-            "half epoch"
-        )
     source = Source(glue.data, glue.out / "data", glue.official_rows)
     grid = plan.grid(subjects.chosen(glue), chosen)
+    if glue.checkpoints == "all" and glue.run and not any(one.kept for one in runs.checkpoints(glue.run)):
+        terminal.say(
+            f"{glue.run} has only those of its checkpoints that save.keep left: pretrain --save.every-epochs 0.5 marks "
+            "one every half epoch to be kept"
+        )
     campaign = Campaign(glue.out, plan, source, grid)
     with world() as w:
         campaign.check(resume=resume)
