@@ -1,5 +1,14 @@
 """How messages are put."""
 
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: object, names: Iterable[object], least: float = 0.6) -> str:
+    """In brackets, those of `names` most like a name that leads nowhere; nothing if none is `least` like it."""
+    found = difflib.get_close_matches(str(name), map(str, names), 3, least)
+    return f" (the nearest: {', '.join(found)})" if found else ""
+
 
 def counted(number: int, noun: str) -> str:
     """`1 layer`, `12,000 layers`."""

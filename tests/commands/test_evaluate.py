@@ -127,7 +127,10 @@ def test_bits_per_byte_compare_models_with_different_tokenizers(place, capsys):
     ("words", "said"),
     [
         (["one"], "evaluate needs --tasks TASK..."),
-        (["one", "--tasks", "helaswag"], "there is no task 'helaswag'; the nearest are hellaswag"),
+        (
+            ["one", "--tasks", "helaswag"],
+            "no task 'helaswag'; the nearest are hellaswag, hellaswag_completion;",
+        ),
         (["one", "--tasks", "piqa,arc_easy"], "no task 'piqa,arc_easy': several are separated by spaces"),
         (["one", "--tasks", "perplexity"], "perplexity needs a file: perplexity:FILE"),
         (["one", "--tasks", "perplexity:nothere"], "there is no file or Dataset nothere"),

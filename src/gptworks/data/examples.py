@@ -92,10 +92,9 @@ def load(path: Path, options: ClassifyOptions) -> Examples:
         found["train"] = _balanced(found["train"], options.split_seed)
     found = _split(found, options, stratify=not regression)
     labels = () if regression else _classes(path, found)
-    alike = {
-        fold: [name for name in labels if name.casefold().strip() == fold]
-        for fold in map(str.casefold, labels)
-    }
+    alike: dict[str, list[str]] = {}
+    for name in labels:
+        alike.setdefault(name.casefold(), []).append(name)
     if twice := [" and ".join(names) for names in alike.values() if len(names) > 1]:
         remarks.append(
             f"classes that differ in capitals alone: {', '.join(twice)}; write them alike if they are one"
@@ -224,10 +223,8 @@ def _mixed(labels: Sequence[str], seed: int) -> np.ndarray:
 
 def _classes(path: Path, found: dict[str, list[Example]]) -> tuple[str, ...]:
     names = {split: {str(example.label) for example in found[split]} for split in SPLITS}
-    texts, labels = (
-        {example.text for split in SPLITS for example in found[split]},
-        set().union(*names.values()),
-    )
+    texts = {example.text for split in SPLITS for example in found[split]}
+    labels = set().union(*names.values())
     if len(labels) > max(10, len(texts)):
         raise DataError(
             f"{path} has {len(labels):,} labels and only {counted(len(texts), 'text')}, such as label "

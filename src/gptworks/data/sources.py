@@ -158,11 +158,8 @@ def _folder(root: Path, text_key: str) -> Iterator[File]:
     """The files of a folder in the order of their names, hidden ones left out."""
     paths = sorted(_walk(root), key=lambda path: path.relative_to(root).as_posix())
     formats = {path: _format(path) for path in paths}
-    for (
-        path,
-        format,
-    ) in formats.items():  # beside texts and code lie settings and the like, which are no records
-        if format == "json" and not _has_text(path, text_key):
+    for path, format in formats.items():
+        if format == "json" and not _has_text(path, text_key):  # settings and the like, which are no records
             formats[path] = "text"
     if "tokens" in formats.values():  # a folder of shards: what lies beside them is about them
         formats = {path: format for path, format in formats.items() if format == "tokens"}

@@ -247,6 +247,7 @@ def canonical(name: str) -> str:
         return plain
     if "," in name:
         raise ConfigError(f"there is no task {name!r}: several are separated by spaces")
-    near = difflib.get_close_matches(plain, [*known, *ALIASES], n=3, cutoff=0.4)
+    alike = difflib.get_close_matches(plain, [*known, *ALIASES], n=3, cutoff=0.4)
+    near = dict.fromkeys(ALIASES.get(one, one) for one in alike)
     meant = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(known)}"
     raise ConfigError(f"there is no task {name!r}; {meant}; harness:NAME asks lm-evaluation-harness")

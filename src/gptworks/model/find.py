@@ -1,6 +1,5 @@
 """What MODEL means on a command line: one function, and nothing is guessed."""
 
-import difflib
 import re
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from huggingface_hub import snapshot_download
 from gptworks import runs
 from gptworks.errors import CheckpointError
 from gptworks.hub import meaning
+from gptworks.wording import nearest
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 LIBRARIES = ("huggingface_hub", "httpx", "requests", "hf_xet")
@@ -52,9 +52,8 @@ def _among_runs(path: Path) -> bool:
 
 def near(path: Path, least: float = 0.0) -> str:
     """The runs and models beside a path that are named most like it, if any is at `least` as much."""
-    have = [str(one) for one in _beside(path) if runs.is_run(one) or (one / "config.json").is_file()]
-    found = difflib.get_close_matches(str(path), have, 3, least)
-    return f" (the nearest: {', '.join(found)})" if found else ""
+    have = [one for one in _beside(path) if runs.is_run(one) or (one / "config.json").is_file()]
+    return nearest(path, have, least)
 
 
 def _beside(path: Path) -> list[Path]:

@@ -156,9 +156,7 @@ def _per_layer(config: ModelConfig, narrow: int) -> int:
     if config.family == "modern" and narrow < 4:
         kept += 3 * C  # autocast narrows a norm's output for each of the matrices that read it
     masks = sum(C for place in ("attention_out", "mlp_out") if config.drop(place))
-    weights = (
-        3 * config.n_head * config.context if config.drop("attention") else 0
-    )  # and which stay; what is left
+    weights = 3 * config.n_head * config.context if config.drop("attention") else 0
     return 2 * 4 * C + narrow * (kept + masks + weights)
 
 

@@ -1,6 +1,5 @@
 """Where a tokenizer's files are: a folder, a file, tiktoken's cache, the Hugging Face cache or the Hub."""
 
-import difflib
 import hashlib
 import os
 import re
@@ -12,6 +11,7 @@ from gptworks.errors import DataError
 from gptworks.hub import meaning
 from gptworks.text import readers
 from gptworks.text.vocabulary import Vocabulary
+from gptworks.wording import nearest
 
 GPT2_NAMES = ("gpt2", "r50k_base", "openai-community/gpt2")
 """OpenAI's vocabulary of 50,257, under the names people know."""
@@ -60,9 +60,7 @@ def find(name_or_path: str | Path) -> Found:
 def _near(path: Path) -> str:
     """The tokenizers beside a path that are named almost like it."""
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    have = [str(one) for one in beside if (one / "tokenizer.json").is_file()]
-    found = difflib.get_close_matches(str(path), have, 3, 0.6)
-    return f" (the nearest: {', '.join(found)})" if found else ""
+    return nearest(path, [one for one in beside if (one / "tokenizer.json").is_file()])
 
 
 def in_folder(folder: Path) -> Found:
