@@ -252,6 +252,33 @@ def test_numbers_are_predicted_by_the_same_path(base, tmp_path, capsys):
     assert isinstance(json.loads(capsys.readouterr().out)["value"], float)
 
 
+def test_prices_are_learned_and_scored_in_their_own_unit(base, tmp_path, capsys):
+    rows = [f"{'a' * (i % 7)}b\t{100_000 + 50_000.5 * (i % 7)}\n" for i in range(80)]
+    (tmp_path / "t").write_text("text\tlabel\n" + "".join(rows))
+    line = start(
+        base, tmp_path / "t", tmp_path / "run", "--train.max-steps 60 --test-fraction 0 --save.every 30"
+    )
+    assert gptworks(line) == 0
+    said = capsys.readouterr()
+    assert "counted in units of 262,144 while training" in said.err
+    assert "root mean squared error " in said.out
+    scores = json.loads((tmp_path / "run/results/classify-val.json").read_text())["scores"]["last"]
+    assert scores["mse"] < scores["baselines"]["mean_mse"] / 4
+    assert gptworks(f"classify {tmp_path}/run --text aaaaab --json") == 0
+    assert 250_000 < json.loads(capsys.readouterr().out)["value"] < 450_000
+    for gone in (tmp_path / "run/checkpoints").glob("step-*60"):
+        kept = load_file(gone / "model.safetensors")
+        shutil.rmtree(gone)
+    assert gptworks(f"{line} --resume") == 0
+    again = load_file(runs.find_checkpoint(tmp_path / "run") / "model.safetensors")
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+    capsys.readouterr()
+    assert gptworks(f"push {tmp_path}/run --repo you/prices --card-only {tmp_path}/card.md") == 0
+    card = (tmp_path / "card.md").read_text()
+    assert "predicts a number from a text" in card
+    assert "of texts that the best checkpoint is chosen by" in card
+
+
 def test_a_recipe_file_is_laid_under_the_flags(base, data, tmp_path):
     file = tmp_path / "spam.toml"
     file.write_text(

@@ -153,6 +153,13 @@ def test_swapped_columns_are_suspected_where_there_are_more_labels_than_texts(tm
     assert str(caught.value) == f"{tmp_path / 't'} has {said} swapped"
 
 
+def test_many_classes_that_are_numbers_are_asked_about(tmp_path):
+    file = tmp_path / "ages.csv"
+    file.write_text("text,label\n" + "".join(f"of {age % 30} years,{age % 30}\n" for age in range(600)))
+    remark = examples.load(file, OPTIONS).remarks[0]
+    assert remark == "30 classes whose names are all numbers; --kind number predicts a number"
+
+
 def test_classes_that_differ_in_capitals_alone_are_named(tmp_path):
     rows = [{"text": f"a text {number}", "label": ("ham", "Ham", "spam")[number % 3]} for number in range(60)]
     assert examples.load(write(tmp_path / "t", rows), OPTIONS).remarks == (

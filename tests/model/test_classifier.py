@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from gptworks.errors import CheckpointError
-from gptworks.model import adapter, checkpoint, classifier, lora
+from gptworks.model import adapter, checkpoint, classifier, folders, lora
 from gptworks.recipe import LoraOptions
 from tests.conftest import END
 from tests.model.test_lora import FAMILIES, close, tiny
@@ -131,6 +131,39 @@ def test_a_number_is_one_output_and_so_for_transformers(byte_tokenizer, tmp_path
     assert scores.shape == (4, 1)
     assert close(classifier.predict(model, texts(), END), scores)
     assert classifier.load(tmp_path).regression
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_weights_counted_in_a_unit_are_in_ones_on_disk_to_the_bit(rank, tmp_path):
+    base = tiny()
+    checkpoint.save(base, tmp_path / "base")
+    model = classifier.on(base, (), seed=3, unit=2.0**17)
+    options = LoraOptions(rank=rank)
+    if rank:
+        lora.attach(model, options, seed=0)
+        adapter.save(
+            model, tmp_path / "made", options, checkpoint.origin(str(tmp_path / "base")), labels=model.facts
+        )
+    else:
+        classifier.save(model, tmp_path / "made")
+    plain = classifier.load(tmp_path / "made")
+    assert plain.unit == 1
+    assert torch.equal(plain.score.weight, model.score.weight * 2**17)
+    scores = classifier.predict(model.eval(), texts(), 0)
+    assert torch.equal(classifier.predict(plain, texts(), 0), scores)
+    assert scores.abs().max() > 1000
+    before = model.score.weight.detach().clone()
+    with torch.no_grad():
+        model.score.weight.zero_()
+    folders.read_into(model, tmp_path / "made")
+    assert torch.equal(model.score.weight, before)
+
+
+def test_a_score_is_not_rounded_to_bf16():
+    model = made(labels=())
+    with torch.autocast("cpu", torch.bfloat16):
+        score = classifier.predict(model, texts(), END)
+    assert not torch.equal(score, score.bfloat16().float())
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft, of transformers

@@ -52,7 +52,9 @@ def test_the_loss_is_the_sum_over_learned_texts():
 
 def test_numbers_have_squared_errors_and_minus_100_is_a_number():
     batch = {"targets": torch.tensor([0, 0, IGNORE]), "values": torch.tensor([-100.0, 1.0, 5.0])}
-    assert label_loss(torch.tensor([[-99.0], [3.0], [0.0]]), batch) == pytest.approx(1 + 4)
+    scores = torch.tensor([[-99.0], [3.0], [0.0]])
+    assert label_loss(scores, batch) == pytest.approx(1 + 4)
+    assert label_loss(scores, batch, unit=2.0) == pytest.approx((1 + 4) / 4)
 
 
 def test_both_orders_of_a_pair_are_read_and_their_outputs_averaged():

@@ -125,7 +125,13 @@ def _announce(work: Classifying, say: Callable[[str], None]) -> None:
         f"{found.path}: text in {' and '.join(columns)}, label in {found.columns.label}; "
         + ", ".join(f"{len(examples):,} to {split}" for split, examples in found.splits.items())
     )
-    say(f"classes: {_counted(found)}" if found.labels else "labels are numbers: one output, squared error")
+    unit = work.task.examples.unit
+    counted_in = "" if unit == 1 else f", counted in units of {unit:,g} while training"
+    say(
+        f"classes: {_counted(found)}"
+        if found.labels
+        else f"labels are numbers: one output, squared error{counted_in}"
+    )
     for remark in found.remarks:
         say(remark)
     if work.truncated:
@@ -171,7 +177,7 @@ def _farewell(
 
     run = recipe.out
     assert run is not None
-    plots.loss_curve(run, unit="text")
+    plots.loss_curve(run, unit="nats per text" if work.examples.labels else "squared error per text")
     if reason is None:
         for line in _score(run, work):
             print(line)

@@ -155,7 +155,7 @@ def _farewell(recipe: Recipe, work: Instructing, trainer: Trainer, reason: str |
 
     run = recipe.out
     assert run is not None
-    plots.loss_curve(run, unit="learned token")
+    plots.loss_curve(run, unit="nats per learned token")
     if reason is None and len(work.encoded["test"]):
         print(_measure(recipe, work, work.model))  # whole, whichever way it was shared
     print(f"{run}: {trainer.step:,} of {counted(work.plan.max_steps, 'step')}")

@@ -69,15 +69,16 @@ def _facts(spec: str, folder: Path, repo: str, precision: str | None, license: s
     from gptworks.model import checkpoint, classifier
 
     tokenizer = checkpoint.load_tokenizer(folder)
-    classes = classifier.load(folder).labels if classifier.is_classifier(folder) else ()
+    head = classifier.load(folder) if classifier.is_classifier(folder) else None
     name, _ = runs.split_spec(spec)
     about = _of_run(Path(name), folder) if runs.is_run(Path(name)) else {}
     return Facts(
         repo=repo,
         config=checkpoint.read_config(folder),
         tokenizer=f"byte-level BPE, {tokenizer.vocab_size:,} ids",
-        labels=classes,
-        chat=tokenizer.chat_template is not None and not classes,
+        labels=() if head is None else head.labels,
+        number=head is not None and head.regression,
+        chat=tokenizer.chat_template is not None and head is None,
         precision=str(portable.dtype_of(folder, precision)).removeprefix("torch."),
         license=license,
         **about,
@@ -111,7 +112,7 @@ def _of_run(run: Path, folder: Path) -> dict[str, Any]:
 
 
 def _classified(told: dict[str, Any], checkpoint: str) -> list[dict[str, Any]]:
-    """Rows of what the classifier of this checkpoint scored on its test split; `told` is classify-test.json."""
+    """Rows of what the classifier of this checkpoint scored; `told` is classify-test.json, or classify-val.json."""
     import numpy as np
 
     from gptworks.evaluate.statistics import estimate
@@ -121,7 +122,13 @@ def _classified(told: dict[str, Any], checkpoint: str) -> list[dict[str, Any]]:
         if scores.get("checkpoint") != checkpoint:
             continue
         n = scores["n"]
-        row = {"task": "classify", "n": n, "data": told.get("data"), "split": "test", "shots": 0}
+        row = {
+            "task": "classify",
+            "n": n,
+            "data": told.get("data"),
+            "split": told.get("split", "test"),
+            "shots": 0,
+        }
         if "mse" in scores:
             row |= {"metric": "mse", "value": scores["mse"]}
             row["definition"] = "mean over the texts of the squared error of the number said"
@@ -131,5 +138,7 @@ def _classified(told: dict[str, Any], checkpoint: str) -> list[dict[str, Any]]:
             row |= {"metric": "accuracy", "value": scores["accuracy"]}
             row["interval_95"] = estimate(right, "mean").interval
             row["definition"] = "share of the texts whose most probable class is the right one"
+        if row["split"] == "val":
+            row["definition"] += "; of texts that the best checkpoint is chosen by"
         rows.append(row)
     return rows

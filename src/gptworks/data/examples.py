@@ -24,6 +24,8 @@ from gptworks.wording import beginning, counted
 SPLITS = ("train", "val", "test")
 FEW = 3
 """Labels that an error names."""
+MANY = 20
+"""More names of classes than these, if they are numbers, are asked about."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +94,28 @@ def load(path: Path, options: ClassifyOptions) -> Examples:
         found["train"] = _balanced(found["train"], options.split_seed)
     found = _split(found, options, stratify=not regression)
     labels = () if regression else _classes(path, found)
-    alike: dict[str, list[str]] = {}
-    for name in labels:
-        alike.setdefault(name.casefold(), []).append(name)
-    if twice := [" and ".join(names) for names in alike.values() if len(names) > 1]:
-        remarks.append(
-            f"classes that differ in capitals alone: {', '.join(twice)}; write them alike if they are one"
-        )
+    remarks += _odd_names(labels)
     if shared := _shared(found):
         remarks.append(
             f"{counted(shared, 'text')} of validation or test found in training as well, which flatters the scores; "
             "--duplicates drop leaves repeats out"
         )
     return Examples(path, found, labels, columns, tuple(remarks))
+
+
+def _odd_names(labels: tuple[str, ...]) -> list[str]:
+    """What a person may not have meant by names of classes."""
+    said = []
+    if len(labels) > MANY and all(_number(name) is not None for name in labels):
+        said.append(f"{len(labels):,} classes whose names are all numbers; --kind number predicts a number")
+    alike: dict[str, list[str]] = {}
+    for name in labels:
+        alike.setdefault(name.casefold(), []).append(name)
+    if twice := [" and ".join(names) for names in alike.values() if len(names) > 1]:
+        said.append(
+            f"classes that differ in capitals alone: {', '.join(twice)}; write them alike if they are one"
+        )
+    return said
 
 
 def _take(table: Table, columns: Choice) -> list[Example]:

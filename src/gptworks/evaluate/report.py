@@ -34,14 +34,12 @@ def line(scores: dict[str, Any]) -> str:
     """Scores in a line, with what guessing would have reached."""
     n = f"n = {scores['n']:,}, {scores['checkpoint']}"
     if "mse" in scores:
-        mean = scores["baselines"]["mean_mse"]
+        mse, mean = scores["mse"], scores["baselines"]["mean_mse"]
         found = [f"{name} {scores[name]:.3f}" for name in ("pearson", "spearman") if scores[name] is not None]
-        advice = (
-            ""
-            if scores["mse"] <= mean
-            else "; not learned: train longer, or scale the numbers to about -1 to 1"
-        )
-        return f"mean squared error {scores['mse']:.4f} (always the mean: {mean:.4f}), {', '.join(found)} ({n}){advice}"
+        advice = "" if mse <= mean else "; not learned: train longer"
+        digits = 4 if mean < 1e6 else 0
+        off = f"root mean squared error {mse**0.5:,.{digits}f} (always the mean: {mean**0.5:,.{digits}f})"
+        return f"{', '.join([off, *found])} ({n}){advice}"
     guess, error = scores["baselines"], scores["accuracy_standard_error"]
     sure = "" if error is None else f" +- {error:.4f}"
     return (

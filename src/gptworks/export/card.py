@@ -35,6 +35,8 @@ class Facts:
     """In words: kind and size."""
     labels: tuple[str, ...] = ()
     """Of a classifier's classes."""
+    number: bool = False
+    """Whether it predicts a number; `labels` is that one output's name then."""
     chat: bool = False
     precision: str = "float32"
     kind: str = ""
@@ -99,8 +101,11 @@ def example(facts: Facts) -> str:
         f'model = AutoModelFor{kind}.from_pretrained("{facts.repo}")\n'
     )
     if facts.labels:
+        begin += 'inputs = tokenizer("A text to judge.", return_tensors="pt")\n'
+    if facts.number:
+        return begin + "print(model(**inputs).logits.item())\n"
+    if facts.labels:
         return begin + (
-            'inputs = tokenizer("A text to judge.", return_tensors="pt")\n'
             "scores = model(**inputs).logits[0]\n"
             "print(model.config.id2label[scores.argmax().item()], scores.softmax(-1).tolist())\n"
         )
@@ -162,6 +167,8 @@ def _slug(name: str) -> str:
 
 def _what(facts: Facts) -> str:
     size = f"{sizing.parameters(facts.config):,} parameters"
+    if facts.number:
+        return f"A model of {size} that predicts a number from a text."
     if facts.labels:
         return f"A text classifier of {size}: {', '.join(facts.labels)}."
     does = (
@@ -202,6 +209,7 @@ def _training(facts: Facts) -> dict[str, Any]:
     data = placeless(str(environment.get("dataset", "not known")))
     mark = str(environment.get("dataset_fingerprint", ""))[:12]
     most = "; at most: only adapters were trained" if facts.recipe.get("lora", {}).get("rank") else ""
+    loss = "not measured" if facts.val_loss is None else f"{facts.val_loss:.4f} nats"
     return {
         "what": facts.kind or "not known",
         **({"from": placeless(facts.base)} if facts.base else {}),
@@ -214,7 +222,7 @@ def _training(facts: Facts) -> dict[str, Any]:
         "time": "not known" if facts.seconds is None else f"{facts.seconds / 3600:.2f} hours",
         "hardware": f"{environment.get('processes', 1)} x {environment.get('device', 'not known')}",
         "energy": "not measured" if facts.joules is None else f"{facts.joules / 3.6e6:.3g} kWh",
-        "validation loss": "not measured" if facts.val_loss is None else f"{facts.val_loss:.4f} nats",
+        **({} if facts.number else {"validation loss": loss}),
         "made with": f"gptworks {environment.get('gptworks', '')}, PyTorch {environment.get('torch', '')}",
     }
 
@@ -241,6 +249,8 @@ def _scores(facts: Facts) -> str:
 
 def _limits(facts: Facts) -> str:
     context = f"It reads {facts.config.context:,} tokens at most."
+    if facts.number:
+        return f"- {context}\n- It says a number whatever the text is; its scores say how far off it is."
     if facts.labels:
         return f"- {context}\n- It names one of its classes whatever the text is; its scores say how often it is right."
     lines = [

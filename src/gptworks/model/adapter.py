@@ -217,6 +217,8 @@ def _fill_whole(adapter: Adapter, model: nn.Module, base: str) -> None:
     needed = {name for name in params if name.startswith("score.")}
     if odd := sorted((needed - given.keys()) | (given.keys() - params.keys())):
         raise _misfit(adapter, base, f"{', '.join(odd[:3])} is in one of them alone")
+    if "score.weight" in given:
+        given["score.weight"] = given["score.weight"] / getattr(model, "unit", 1.0)
     for name, tensor in given.items():
         param = _without_padding(name, params[name], model)
         if param.shape != tensor.shape:
@@ -238,6 +240,8 @@ def _whole(model: nn.Module) -> dict[str, Tensor]:
         for name, param in model.named_parameters()
         if name.startswith("score.") or (name.endswith(VOCABULARY) and param.requires_grad)
     }
+    if "score.weight" in whole:
+        whole["score.weight"] = whole["score.weight"] * getattr(model, "unit", 1.0)
     tables = [rows for name, rows in whole.items() if name.endswith(VOCABULARY)]
     if len(tables) == 1:  # PEFT knows of no tie: it puts a copy in place of each
         whole["lm_head.weight"] = tables[0].clone()

@@ -35,11 +35,17 @@ BATCH_TOKENS = 4096
 
 
 class Classifier(nn.Module):
-    """A language model's body, and a head that scores classes."""
+    """A language model's body, and a head that scores classes.
 
-    def __init__(self, body: Model, labels: tuple[str, ...], *, regression: bool = False) -> None:
+    While large or tiny numbers are learned, the head's weights are counted in a `unit`, a power of two: so they are as
+    large as other weights, and the same to the bit when a folder counts them in ones.
+    """
+
+    def __init__(
+        self, body: Model, labels: tuple[str, ...], *, regression: bool = False, unit: float = 1.0
+    ) -> None:
         super().__init__()
-        self.config, self.labels, self.regression = body.config, labels, regression
+        self.config, self.labels, self.regression, self.unit = body.config, labels, regression, unit
         self.body_name = "transformer" if isinstance(body, GPT2) else "model"
         self.add_module(self.body_name, body.get_submodule(self.body_name))
         weight = body.head_weight
@@ -55,7 +61,10 @@ class Classifier(nn.Module):
         """
         layout = None if segments is None else packed(segments)
         hidden = self.get_submodule(self.body_name)(ids, None, layout)  # (R, T, C)
-        return self.score(hidden.flatten(0, 1)[ends]).float()
+        with torch.autocast(
+            hidden.device.type, enabled=False
+        ):  # bf16 tells 200,000 from 201,024 and nothing between
+            return self.score(hidden.flatten(0, 1)[ends].to(self.score.weight.dtype)).float() * self.unit
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -69,9 +78,9 @@ class Classifier(nn.Module):
         }
 
 
-def on(body: Model, labels: tuple[str, ...], *, seed: int) -> Classifier:
+def on(body: Model, labels: tuple[str, ...], *, seed: int, unit: float = 1.0) -> Classifier:
     """A classifier with this model's weights and a fresh head; without labels it predicts a number."""
-    classifier = Classifier(body, labels or NUMBER, regression=not labels)
+    classifier = Classifier(body, labels or NUMBER, regression=not labels, unit=unit)
     fresh = torch.empty(classifier.score.weight.shape)
     fresh.normal_(0.0, body.config.init_std, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
@@ -87,7 +96,7 @@ def save(model: Classifier, folder: Path, tokenizer: Tokenizer | None = None) ->
     name = {"gpt2": "GPT2", "modern": "Qwen3"}[model.config.family]
     said["architectures"] = [f"{name}ForSequenceClassification"]
     (folder / "config.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-    params = dict(model.named_parameters())
+    params = {**dict(model.named_parameters()), "score.weight": model.score.weight * model.unit}
     save_file(laid_out(params, model.config), folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes 0600; clusters share folders
     if tokenizer is not None:
@@ -152,7 +161,7 @@ def _ours(model: Classifier, folder: Path) -> dict[str, Tensor]:
     ours, _ = from_disk(tensors, model.config)
     ours.pop("lm_head.weight", None)
     params = dict(model.named_parameters())
-    whole = ours | {name: tensor for name, tensor in tensors.items() if name == "score.weight"}
+    whole = ours | {name: tensor / model.unit for name, tensor in tensors.items() if name == "score.weight"}
     return checkpoint.fitted(whole, params, model.config.vocab_size, folder, torch.float32)
 
 

@@ -12,6 +12,8 @@ from gptworks.report.curves import slug
 from gptworks.report.logs import Logged
 from gptworks.report.style import COLOURS, INK, QUIET, Picture
 
+SPLITS = {"test": "The test split", "val": "The validation split, by which the best checkpoint is chosen"}
+
 WRITTEN_OUT = 12
 """A matrix of more classes has no numbers in its cells."""
 
@@ -31,9 +33,10 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Tested:
-    """One checkpoint on the test split."""
+    """One checkpoint on the test split, or on validation where there is no test."""
 
     title: str
+    split: str
     n: int
     summary: list[tuple[str, str]]
     """Scores and baselines, named."""
@@ -43,12 +46,13 @@ class Tested:
 
 
 def tested(one: Logged, number: int) -> list[Tested]:
-    """Every checkpoint of a run that was scored on its test split."""
+    """Every checkpoint of a run that was scored on held-out texts."""
     scores = (one.classified or {}).get("scores", {})
     return [_tested(one, name, told, number) for name, told in scores.items() if "n" in told]
 
 
 def _tested(one: Logged, name: str, told: dict[str, Any], number: int) -> Tested:
+    split = SPLITS[(one.classified or {}).get("split", "test")]
     summary = []
     for key, words in SCORES.items():
         if told.get(key) is not None:
@@ -64,7 +68,7 @@ def _tested(one: Logged, name: str, told: dict[str, Any], number: int) -> Tested
     if told.get("reliability"):
         pictures.append(_reliability(told, end))
     title = f"{one.name}, {name} ({told.get('checkpoint', '')})"
-    return Tested(title, told["n"], summary, classes, told.get("mistakes", []), pictures)
+    return Tested(title, split, told["n"], summary, classes, told.get("mistakes", []), pictures)
 
 
 def _confusion(labels: list[str], counts: np.ndarray, end: str) -> Picture:

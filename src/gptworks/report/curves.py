@@ -78,7 +78,7 @@ def losses(logged: Sequence[Logged]) -> dict[str, Picture]:
             _shape(axes, axis)
 
         unit = f"{label} ({unit})" if unit else label
-        title = f"loss (nats per {logged[0].unit})"
+        title = f"loss ({logged[0].unit})"
         caption = (
             "Pale: each step. High first losses may lie outside."
             if len(logged) == 1

@@ -55,7 +55,7 @@ class Logged:
     results: list[Row]
     """Scores, from every results/*.json that has `rows`."""
     classified: Row | None
-    """results/classify-test.json."""
+    """results/classify-test.json; without a test split, classify-val.json."""
 
     @cached_property
     def steps(self) -> list[Row]:
@@ -69,8 +69,10 @@ class Logged:
 
     @property
     def unit(self) -> str:
-        """What a loss is the mean over."""
-        return "text" if "classify" in self.recipe else "token"
+        """What a loss is counted in."""
+        if (self.classified or {}).get("kind") == "number":
+            return "squared error per text"
+        return f"nats per {'text' if 'classify' in self.recipe else 'token'}"
 
     @property
     def kind(self) -> str:
@@ -175,8 +177,8 @@ def _one(folder: Path, name: str) -> Logged:
     results, classified = [], None
     for file in sorted((folder / "results").glob("*.json")):
         told = _json(file)
-        if file.name == "classify-test.json":
-            classified = told or None
+        if file.name in {"classify-test.json", "classify-val.json"}:  # in this order
+            classified = classified or told or None
         elif isinstance(told.get("rows"), list):
             results += [row | {"file": file.name} for row in told["rows"] if isinstance(row, dict)]
     samples = runs.read_rows(folder / "samples.jsonl")

@@ -9,10 +9,10 @@ from gptworks.wording import counted
 INK, TRAIN, VAL, QUIET = "#333333", "#9db8d2", "#c8553d", "#888888"
 
 
-def loss_curve(run: Path, *, baselines: dict[str, float] | None = None, unit: str = "token") -> Path:
+def loss_curve(run: Path, *, baselines: dict[str, float] | None = None, unit: str = "nats per token") -> Path:
     """Training and validation loss against tokens, as RUN/plots/loss.png and .svg; horizontal lines for `baselines`.
 
-    `unit` is what a loss is the mean over.
+    `unit` is what a loss is counted in.
     """
     import matplotlib
 
@@ -45,7 +45,7 @@ def loss_curve(run: Path, *, baselines: dict[str, float] | None = None, unit: st
             fontsize=8.5,
         )
     axes.set_xlabel("tokens trained on")
-    axes.set_ylabel(f"loss (nats per {unit})")
+    axes.set_ylabel(f"loss ({unit})")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_title(run.name, loc="left", color=INK, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +78,11 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
     tokenizer, config = checkpoint.load_tokenizer(folder), checkpoint.read_config(folder)
     longest = finetuning.longest(options.max_tokens, config)
     encoded, truncated = {}, 0
+    unit = 1.0 if examples.labels else unit_of(examples.targets("train"))
     for split in SPLITS:
         targets = examples.targets(split)
-        encoded[split], cut = labelled(examples.splits[split], targets, tokenizer, longest, options)
+        texts, cut = labelled(examples.splits[split], targets, tokenizer, longest, options)
+        encoded[split] = dataclasses.replace(texts, unit=unit)
         truncated += cut
     if not encoded["train"].rows:
         raise DataError(f"{examples.path} leaves nothing to train on")
@@ -94,7 +97,7 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
     micro_batch, memory = fit.finetuning(needs, share, world)  # before anything large is made
     plan = Plan(steps, micro_batch, recipe.train.seed, numbers, Limits.of(recipe.train))
     evaluate = LabelLoss(encoded["val"], numbers) if encoded["val"].rows else None
-    model, adapted = starting_model(recipe, folder, examples.labels)
+    model, adapted = starting_model(recipe, folder, examples.labels, unit)
     return Classifying(model, task, plan, evaluate, tokenizer, adapted, examples, encoded, truncated, memory)
 
 
@@ -140,6 +143,15 @@ def encode(
     return rows, cut
 
 
+def unit_of(numbers: np.ndarray) -> float:
+    """What numbers to predict are counted in while they are learned: 1, or the power of two that makes them about 1.
+
+    Steps and losses are then as with numbers that people had scaled by hand. About 1 is from an eighth to 8.
+    """
+    size = float(np.sqrt(np.square(numbers, dtype=np.float64).mean()))
+    return 1.0 if not size or 1 / 8 <= size <= 8 else 2.0 ** min(120, max(-120, round(math.log2(size))))
+
+
 def class_weights(targets: np.ndarray) -> Tensor:
     """(K,) weights that give every class the same sum, and 1 on average over the examples.
 
@@ -174,14 +186,14 @@ def memory_needs(
 
 
 def starting_model(
-    recipe: Recipe, folder: Path, labels: tuple[str, ...]
+    recipe: Recipe, folder: Path, labels: tuple[str, ...], unit: float = 1.0
 ) -> tuple[Classifier, Adapted | None]:
     """The base with a fresh head, of which only what the recipe says is trained."""
     assert recipe.base is not None
     origin = checkpoint.origin(recipe.base) if recipe.lora.rank else None
     dropout = recipe.train.dropout
     body = checkpoint.load(folder, overrides=None if dropout is None else {"dropout": dropout})
-    model = prepared(classifier.on(body, labels, seed=recipe.train.seed), recipe)
+    model = prepared(classifier.on(body, labels, seed=recipe.train.seed, unit=unit), recipe)
     return model, None if origin is None else Adapted(recipe.lora, origin)
 
 

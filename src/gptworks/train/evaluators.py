@@ -87,7 +87,7 @@ class LabelLoss:
         """What (N, K) scores come to."""
         targets = torch.from_numpy(self.examples.targets)
         if targets.is_floating_point():
-            return {"val_loss": (scores[:, 0] - targets).square().mean().item()}
+            return {"val_loss": ((scores[:, 0] - targets) / self.examples.unit).square().mean().item()}
         loss = F.cross_entropy(scores, targets).item()
         return {"val_loss": loss, "val_accuracy": (scores.argmax(1) == targets).float().mean().item()}
 

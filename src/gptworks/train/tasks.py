@@ -70,6 +70,8 @@ class Labelled:
     """Tokens of a row that several texts may share; 0: every text has its own."""
     swapped: list[np.ndarray] | None = None
     """The same pairs the other way round, where both orders are read and their outputs averaged."""
+    unit: float = 1.0
+    """What numbers to predict are counted in where they are compared."""
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Some of them. `targets` are classes; where a number is predicted it is `values`, and they are 0."""
@@ -129,13 +131,15 @@ class Classification(Passes):
         scores = model(batch["ids"], batch["ends"], batch.get("segments"))
         if len(scores) > (n := len(batch["targets"])):  # both orders of pairs
             scores = (scores[:n] + scores[n:]) / 2
-        return label_loss(scores, batch, self.class_weights)
+        return label_loss(scores, batch, self.class_weights, self.examples.unit)
 
 
-def label_loss(scores: Tensor, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
+def label_loss(
+    scores: Tensor, batch: Batch, class_weights: Tensor | None = None, unit: float = 1.0
+) -> Tensor:
     """Cross-entropy of (B, K) scores in nats, or squared errors of (B, 1), summed over targets that are not IGNORE."""
     if "values" in batch:
-        errors = (scores[:, 0] - batch["values"]).square()
+        errors = ((scores[:, 0] - batch["values"]) / unit).square()
         return errors.masked_fill(batch["targets"] == IGNORE, 0.0).sum()
     weights = None if class_weights is None else class_weights.to(scores.device)
     return F.cross_entropy(scores, batch["targets"], weights, ignore_index=IGNORE, reduction="sum")
