@@ -232,3 +232,12 @@ def test_what_may_be_a_fraction_is_one_by_default_too():
         for field in dataclasses.fields(table):
             if hints[field.name] in {float, float | None}:
                 assert type(field.default) in {float, type(None)}, (table, field.name)
+
+
+def test_of_torchrun_s_processes_the_first_alone_does_what_needs_one(tmp_path, capsys, monkeypatch):
+    for rank, said in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert main(["inspect", str(tmp_path)]) == (2 if said else 0)
+        assert bool(capsys.readouterr().err) == said
+    assert "pretrain needs --data" in refusal(capsys, "pretrain", "--out", str(tmp_path / "run"))

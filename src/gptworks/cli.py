@@ -34,6 +34,9 @@ FLAT = {
 MAKES = {"prepare": "data", "tokenizer train": "tokenizer"}
 """The recipe field that names what a verb makes, its --out. (A recipe's own `out` is its run.)"""
 
+SHARED = {"pretrain", "finetune", "glue"}
+"""Verbs whose work torchrun's processes share, or that have a word to say to it; of others the first does all."""
+
 ADAPTING = {"optim": {"lr": 5e-4}}
 """Of fine-tuning with adapters, which start at nothing, where nobody says otherwise."""
 
@@ -106,13 +109,7 @@ def main(argv: list[str] | None = None) -> int:
             out.reconfigure(errors="replace")  # a sample may hold what this console cannot show
     app = build()
     try:
-        tokens, file, app.config = _layers(app, argv)
-        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        if (late := bound.arguments.get("recipe", file)) != file:
-            raise ConfigError(
-                f"{late} comes too late: a recipe stands before all flags, `gptworks VERB {late} --...`"
-            )
-        command(*bound.args, **bound.kwargs)
+        _run(app, argv)
     except CycloptsError as error:
         return _refuse(one_line(error))
     except UserError as error:
@@ -127,6 +124,17 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     return 0
+
+
+def _run(app: App, argv: list[str]) -> None:
+    tokens, file, app.config = _layers(app, argv)
+    command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    if (late := bound.arguments.get("recipe", file)) != file:
+        raise ConfigError(
+            f"{late} comes too late: a recipe stands before all flags, `gptworks VERB {late} --...`"
+        )
+    if os.environ.get("RANK", "0") == "0" or not tokens or tokens[0] in SHARED:
+        command(*bound.args, **bound.kwargs)
 
 
 def share_cores() -> None:
