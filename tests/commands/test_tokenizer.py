@@ -94,6 +94,10 @@ def test_a_vocabulary_that_the_text_cannot_fill_is_said(tmp_path: Path, capsys: 
         (["--sources", "missing.txt", "--out", "T"], "missing.txt"),
         (["--sources", "empty.txt", "--out", "T"], "no text in empty.txt"),
         (["--sources", "bad.txt", "--out", "T"], "bad.txt"),
+        (
+            ["--sources", "a.docx", "--out", "T"],
+            "no text in a.docx: a.docx is no plain text; save it as plain",
+        ),
         (["--sources", "a.txt", "--out", "T", "--vocab-size", "12"], "--vocab-size"),
         (["--sources", "a.txt", "--out", "T", "--vocab-size", "257"], "bpe.vocab_size=257 has no room"),
         (["--sources", "a.txt", "--out", "T", "--pattern", "gpt5"], "gpt5"),
@@ -111,6 +115,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     Path("a.txt").write_text(TEXT, encoding="utf-8")
     Path("empty.txt").touch()
     Path("bad.txt").write_bytes(b"good \xff bad")
+    Path("a.docx").write_bytes(b"PK\x03\x04\0\0\xff")
     assert main(["tokenizer", "train", *flags]) == 2
     error = capsys.readouterr().err
     assert message in error

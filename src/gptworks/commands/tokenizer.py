@@ -69,6 +69,7 @@ def train(
 def _texts(options: PrepareOptions, sample: list[str]) -> Iterator[str]:
     """The text of every source, one after the other; its beginning also goes into `sample`."""
     from gptworks.data.documents import documents
+    from gptworks.data.sources import find, no_text
 
     missing = SAMPLE
     for document in (document for source in options.sources for document in documents(source, options)):
@@ -77,7 +78,8 @@ def _texts(options: PrepareOptions, sample: list[str]) -> Iterator[str]:
             missing -= len(sample[-1])
         yield document.text
     if missing == SAMPLE:
-        raise DataError(f"no text in {', '.join(options.sources)}")
+        why = "".join(no_text(find(source, options)) for source in options.sources)
+        raise DataError(f"no text in {', '.join(options.sources)}{why}")
 
 
 def _bytes_per_token(tokenizer: Tokenizer, sample: list[str]) -> float:

@@ -21,9 +21,8 @@ from gptworks.data import assembly, checks, engines
 from gptworks.data.dataset import FORMAT, MANIFEST, UNFINISHED, VERSION, Dataset, fingerprint
 from gptworks.data.encoding import Encoder
 from gptworks.data.intake import Intake, Progress, Report, Taken, n_workers, text_size
-from gptworks.data.readings import PROBE_BYTES, is_binary, read_bytes
 from gptworks.data.selection import Selection, Tally
-from gptworks.data.sources import Source, find_all
+from gptworks.data.sources import Source, find_all, no_text
 from gptworks.data.workers import Workers
 from gptworks.errors import DataError, ResourceError, UserError
 from gptworks.recipe import PrepareOptions
@@ -285,12 +284,7 @@ class _Work:
 def _told(source: Source, tally: Tally) -> str:
     dropped = ", ".join(f"{count:,} {name}" for name, count in tally.dropped.items())
     told = counted(tally.documents, "document") + (f", dropped {dropped}" if dropped else "")
-    if "binary" not in tally.dropped:
-        return told
-    first = next(
-        (file.path for file in source.files if is_binary(read_bytes(file.path, 0, PROBE_BYTES))), source.name
-    )
-    return f"{told}: {first} is no plain text; save it as plain text in UTF-8"
+    return told + (no_text(source) if "binary" in tally.dropped else "")
 
 
 def _megabytes(count: float) -> str:

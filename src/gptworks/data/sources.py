@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from gptworks.data import items, python_text
-from gptworks.data.readings import PROBE_BYTES, read_bytes
+from gptworks.data.readings import PROBE_BYTES, is_binary, read_bytes
 from gptworks.data.records import pick
 from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import PrepareOptions
@@ -179,6 +179,17 @@ def _walk(root: Path) -> Iterator[Path]:
             path = Path(folder) / name
             if not name.startswith(".") and path.is_file():
                 yield path
+
+
+def no_text(source: Source) -> str:
+    """What to do about the first file that is no plain text; nothing if there is none."""
+    binary = (
+        file.path
+        for file in source.files
+        if file.format == "text" and is_binary(read_bytes(file.path, 0, PROBE_BYTES))
+    )
+    first = next(binary, None)
+    return f": {first} is no plain text; save it as plain text in UTF-8" if first else ""
 
 
 def _format(path: Path) -> Format:
