@@ -340,9 +340,10 @@ def test_a_full_disk_while_saving_loses_nothing(dataset, tmp_path, capfd, monkey
     assert_identical(run, tmp_path / "other")
 
 
-def test_a_time_limit_stops_with_a_checkpoint(dataset, tmp_path):
+def test_a_time_limit_stops_with_a_checkpoint(dataset, tmp_path, capsys):
     run = tmp_path / "run"
     assert pretrain(dataset, run, "--train.max-hours", "1e-9") == 124
+    assert "with --resume and more --train.max-hours (all starts count) goes on" in capsys.readouterr().err
     assert runs.checkpoints(run)[-1].step <= 1
 
 

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from gptworks.commands.start import AcceptChanges, Job, Out, RecipeFile, Resume, finish, needed, start
+from gptworks.commands.start import (
+    AcceptChanges,
+    Job,
+    Out,
+    RecipeFile,
+    Resume,
+    finish,
+    needed,
+    start,
+    stopped,
+)
 from gptworks.commands.tries import run_tries
 from gptworks.errors import ConfigError
 from gptworks.recipe import (
@@ -183,7 +193,7 @@ def _farewell(
             print(line)
     print(f"{run}: {trainer.step:,} of {counted(work.plan.max_steps, 'step')}")
     if reason:
-        terminal.say(f"stopped by {reason} with a checkpoint; the same command with --resume goes on")
+        terminal.say(stopped(reason))
     elif alone:
         terminal.say(f"next: gptworks classify {run} --text '...'")
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from gptworks.commands.start import AcceptChanges, Job, Out, RecipeFile, Resume, finish, needed, start
+from gptworks.commands.start import (
+    AcceptChanges,
+    Job,
+    Out,
+    RecipeFile,
+    Resume,
+    finish,
+    needed,
+    start,
+    stopped,
+)
 from gptworks.recipe import (
     FinetuneEval,
     FinetuneOptim,
@@ -160,7 +170,7 @@ def _farewell(recipe: Recipe, work: Instructing, trainer: Trainer, reason: str |
         print(_measure(recipe, work, work.model))  # whole, whichever way it was shared
     print(f"{run}: {trainer.step:,} of {counted(work.plan.max_steps, 'step')}")
     if reason:
-        terminal.say(f"stopped by {reason} with a checkpoint; the same command with --resume goes on")
+        terminal.say(stopped(reason))
     else:
         terminal.say(f"next: gptworks generate {run} --instruction '...'")
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from gptworks.commands.start import AcceptChanges, Job, Out, RecipeFile, Resume, finish, needed, start
+from gptworks.commands.start import (
+    RESUME,
+    AcceptChanges,
+    Job,
+    Out,
+    RecipeFile,
+    Resume,
+    finish,
+    needed,
+    start,
+    stopped,
+)
 from gptworks.errors import ConfigError
 from gptworks.recipe import (
     EvalOptions,
@@ -80,7 +91,7 @@ def train_run(
     *,
     resume: bool,
     accept_changes: bool = False,
-    again: str = "the same command with --resume",
+    again: str = RESUME,
 ) -> str | None:
     """Do, or go on with, the run a recipe describes; returns what stopped it early, or None. `again` makes it go on."""
     return start(recipe, partial(_settle, again=again), resume=resume, accept_changes=accept_changes)
@@ -217,6 +228,6 @@ def _farewell(recipe: Recipe, trainer: Trainer, reason: str | None, again: str) 
         )
     print(f"{run}: {trainer.step:,} of {counted(trainer.plan.max_steps, 'step')}; loss curve in {picture}")
     if reason:
-        terminal.say(f"stopped by {reason} with a checkpoint; {again} goes on")
+        terminal.say(stopped(reason, again))
     else:
         terminal.say(f"next: gptworks generate {run} --prompt '...'")

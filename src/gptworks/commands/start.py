@@ -93,6 +93,16 @@ def _recorded(out: object, *, resume: bool) -> None:
         raise ConfigError(f"there is no run {out} to go on with{near(out)}")
 
 
+RESUME = "the same command with --resume"
+
+
+def stopped(reason: str, again: str = RESUME) -> str:
+    """What to say of a run that was asked to stop before its last step."""
+    if again == RESUME and reason == "train.max_hours":
+        again += " and more --train.max-hours (all starts count)"
+    return f"stopped by {reason} with a checkpoint; {again} goes on"
+
+
 def finish(reason: str | None) -> None:
     """End the command with the status that says whether a run is through, or was asked to stop before."""
     if reason is not None:
