@@ -184,7 +184,8 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
     given = _without_beaten(tables(under), rest) if under else {}
     if name == "glue":
         given = _without_beaten_tasks(given, rest)
-    if name == "glue" and under and not {"--model", "--run"} & {word.partition("=")[0] for word in rest}:
+    flags = {word.partition("=")[0] for word in rest}
+    if name == "glue" and under and ("--checkpoints" in flags or not {"--model", "--run"} & flags):
         given = _with_run(given)
     layers = [layer(_fit(name, given, app), under, name)] if under else []
     adapts = any(word.startswith("--lora.") for word in rest) or given.get("lora", {}).get("rank", 0)
@@ -194,7 +195,10 @@ def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any
 
 
 def _with_run(given: dict[str, Any]) -> dict[str, Any]:
-    """`glue RECIPE` measures the run that the same recipe pretrains, beside the models it names."""
+    """`glue RECIPE` measures the run that the same recipe pretrains, beside the models it names.
+
+    `--model` takes the place of both, unless `--checkpoints` says which of the run's are meant.
+    """
     return given | {"glue": {"run": given["out"]} | given.get("glue", {})} if "out" in given else given
 
 

@@ -356,3 +356,6 @@ def test_a_recipe_measures_the_run_it_pretrains(pretrained, base, data, tmp_path
     assert len(result.tries) == 1  # a task's own table beats what is said of all
     made = load(tmp_path / f"campaign/cells/{result.subject}/wnli/try-1/recipe.toml")
     assert (made.optim.lr, made.train.epochs, made.base) == (5e-5, 1.0, f"{pretrained}@step-6")
+    for more, subjects in ((f"--model {base}", 1), (f"--model {base} --checkpoints last", 2)):
+        assert gptworks(f"glue {recipe} {more} --out {tmp_path}/{subjects}") == 0
+        assert len(records.read_grid(tmp_path / str(subjects)).subjects) == subjects
