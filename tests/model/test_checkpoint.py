@@ -66,6 +66,14 @@ def test_the_tokenizer_goes_along_and_its_marks_are_named(byte_tokenizer, tmp_pa
     assert (generation.bos_token_id, generation.eos_token_id, generation.pad_token_id) == (END, END, END)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is mapped")
+def test_a_file_that_was_copied_is_not_kept_in_memory(tmp_path: Path):
+    checkpoint.save(tiny(), tmp_path)
+    model = checkpoint.load(tmp_path)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert next(model.parameters()).isfinite().all()
+
+
 def test_weights_go_back_into_a_model_where_they_are(folder: Path):
     model = checkpoint.load(folder)
     wanted = {name: param.clone() for name, param in model.named_parameters()}

@@ -281,7 +281,18 @@ def fitted(
             )
         tensor = pad_rows(tensor, len(param)) if len(tensor) < len(param) else tensor
         padded[name] = tensor.to(dtype).contiguous()
-    return padded
+    return _let_go(padded, tensors)
+
+
+def _let_go(made: Tensors, read: Tensors) -> Tensors:
+    """What was made of tensors that were read, none of it in the file's mapped memory if most of it was copied.
+
+    A few norms that are taken as they are would keep all of the file in memory, beside the copies.
+    """
+    mapped = {name: tensor for name, tensor in made.items() if tensor.data_ptr() == read[name].data_ptr()}
+    if 2 * sum(tensor.nbytes for tensor in mapped.values()) > sum(tensor.nbytes for tensor in made.values()):
+        return made
+    return made | {name: tensor.clone() for name, tensor in mapped.items()}
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
