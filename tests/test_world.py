@@ -1,4 +1,7 @@
 import os
+import platform
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -46,3 +49,25 @@ def test_what_a_person_says_of_onednn_s_memory_counts(monkeypatch):
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     world.keep_few_products(16)
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's heap")
+def test_a_trimmed_heap_holds_what_is_used_alone():
+    code = """
+import torch
+from gptworks import world
+world.tune_allocator()
+cpu, kept = torch.device("cpu"), []
+before = world.held_memory(cpu)
+for size in range(1, 40):
+    large = torch.ones(size * 250_000)
+    kept.append(torch.ones(1000))  # after the large one: its hole stays in the heap
+    del large
+full = world.held_memory(cpu)
+world.trim_heap()
+print(full - before, world.held_memory(cpu) - before)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    full, trimmed = map(int, said.split())
+    assert full > 40_000_000
+    assert trimmed < full / 2

@@ -245,6 +245,12 @@ def tune_allocator() -> None:
     libc.mallopt(top_pad, 256 << 20)
 
 
+def trim_heap() -> None:
+    """Give back the pages of the heap's holes, which large freed buffers that differ in size leave more and more of."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def memory_available(device: torch.device) -> int | None:
     """Bytes this process may still take on `device`; None where nobody says."""
     if device.type == "cuda":

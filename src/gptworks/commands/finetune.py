@@ -177,6 +177,7 @@ def _duties(recipe: Recipe, work: Classifying) -> Duties:
         log=recipe.log,
         max_seconds=None if hours is None else hours * 3600,
         adapted=work.adapted,
+        ragged=True,
     )
 
 

@@ -157,6 +157,7 @@ def _duties(recipe: Recipe, work: Instructing, world: World) -> Duties:
         log=recipe.log,
         max_seconds=None if hours is None else hours * 3600,
         adapted=work.adapted,
+        ragged=True,
     )
 
 

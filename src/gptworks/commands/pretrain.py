@@ -159,6 +159,7 @@ def _duties(recipe: Recipe, work: Pretraining, dataset: Dataset, world: World) -
         sampling=recipe.sample,
         log=recipe.log,
         max_seconds=None if hours is None else hours * 3600,
+        ragged=recipe.train.windows == "documents",
     )
 
 

@@ -23,7 +23,10 @@ from gptworks.train.guard import Stop
 from gptworks.train.metrics import Log
 from gptworks.train.parallel import whole
 from gptworks.train.trainer import StepReport, Trainer
-from gptworks.world import peak_memory
+from gptworks.world import peak_memory, trim_heap
+
+TRIM_EVERY = 8
+"""Steps of many lengths after which the heap is trimmed: cheap so, and 100 steps stay as small as 8."""
 
 
 class Display(Protocol):
@@ -54,6 +57,8 @@ class Duties:
     """What eval.tasks names."""
     adapted: Adapted | None = None
     """Save the adapter alone."""
+    ragged: bool = False
+    """Whether steps have many lengths."""
 
 
 @dataclass
@@ -140,6 +145,8 @@ class Session:
         step, duties = report.step, self.duties
         last = step == self.trainer.plan.max_steps
         self._pending.append(report)
+        if duties.ragged and step % TRIM_EVERY == 0:
+            trim_heap()
         evaluate = last or _due(step, duties.eval.every)
         score = last or _due(step, duties.eval.task_every)
         epoch_mark = self._epoch_mark(step)
