@@ -1,5 +1,6 @@
 """Through the front door: a tiny model learns a word, and what must hold of the run."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -20,6 +21,8 @@ from safetensors.torch import load_file
 
 from gptworks import runs
 from gptworks.cli import main
+from gptworks.commands import classify as commands_classify
+from gptworks.evaluate import verdicts
 from gptworks.model import checkpoint, classifier
 from gptworks.recipefile import load
 from tests import hub
@@ -216,9 +219,131 @@ def test_a_table_is_classified_by_the_column_that_it_has(straight, tmp_path, cap
     )
     assert gptworks(f"classify {straight} --file {table} --column Text") == 2
     assert "--column Text: no such column" in capsys.readouterr().err
-    table.write_text("No,Message\n1,see you\n2,\n")
-    assert gptworks(f"classify {straight} --file {table}") == 2
-    assert "row 2 has no text in Message" in capsys.readouterr().err
+
+
+def test_what_has_no_text_has_no_class_and_keeps_its_place(straight, tmp_path, capsys, monkeypatch):
+    table = tmp_path / "new.csv"
+    table.write_text("No,Message\n1,see you :)\n2,\n3,win!!!\n")
+    assert gptworks(f"classify {straight} --file {table} --json") == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["text"], one["label"]) for one in said] == [
+        ("see you :)", "ham"),
+        ("", None),
+        ("win!!!", "spam"),
+    ]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"see you :)\n\nwin!!!\n")))
+    assert gptworks(f"classify {straight} --file -") == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [(label, text) for label, _, text in lines] == [
+        ("ham", "see you :)"),
+        ("", ""),
+        ("spam", "win!!!"),
+    ]
+
+
+def test_answers_are_out_before_the_next_texts_are_read(straight, tmp_path, capsys, monkeypatch):
+    """As if interrupted while the second chunk is read."""
+    texts = [f"see you {number}{'!!!' if number % 3 else ' :)'}" for number in range(7)]
+    (tmp_path / "texts").write_text("\n".join(texts))
+    line = f"classify {straight} --file {tmp_path / 'texts'} --json"
+    assert gptworks(line) == 0
+    whole = [json.loads(one) for one in capsys.readouterr().out.splitlines()]
+    assert [one["text"] for one in whole] == texts
+    read, chunks = verdicts.Reader.read, []
+
+    def interrupted(reader, chunk):
+        chunks.append(chunk)
+        if len(chunks) == 2:
+            raise KeyboardInterrupt
+        return read(reader, chunk)
+
+    monkeypatch.setattr(verdicts.Reader, "read", interrupted)
+    monkeypatch.setattr(commands_classify, "ROWS", 4)
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        gptworks(line)
+    said = [json.loads(one) for one in capsys.readouterr().out.splitlines()]
+    assert [(one["text"], one["label"]) for one in said] == [(one["text"], one["label"]) for one in whole[:4]]
+
+
+def test_a_text_is_one_line_and_cut_ones_are_counted(straight, tmp_path, capsys):
+    rows = [{"text": "see\tyou\nsoon"}, {"text": "win " * 40}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert gptworks(f"classify {straight} --file {tmp_path}/t.jsonl") == 0
+    said = capsys.readouterr()
+    assert [line.split("\t")[2] for line in said.out.splitlines()] == ["see you soon", "win " * 40]
+    assert said.err == "1 text longer than the model reads: cut at the end\n"
+
+
+@pytest.fixture(scope="module")
+def paired(base, tmp_path_factory):
+    """A run that learned whether two texts are the same; its columns were guessed."""
+    out = tmp_path_factory.mktemp("paired") / "run"
+    lines = [f"{'ab'[i % 2] * 3},{'ab'[i // 2 % 2] * 3},{'ny'[i % 2 == i // 2 % 2]}\n" for i in range(80)]
+    (out.parent / "t.csv").write_text("question1,question2,label\n" + "".join(lines))
+    assert gptworks(start(base, out.parent / "t.csv", out, "--train.max-steps 4")) == 0
+    return out
+
+
+def test_a_table_of_pairs_is_read_as_in_training(paired, tmp_path, capsys):
+    table = tmp_path / "new.csv"
+    table.write_text("id,question1,question2,other\n1,aaa,bbb,bbb\n2,aaa,aaa,bbb\n")
+    wanted = []
+    for second in ("bbb", "aaa"):
+        capsys.readouterr()
+        assert gptworks(f"classify {paired} --text aaa --pair {second} --json") == 0
+        wanted.append(json.loads(capsys.readouterr().out))
+    for more in ("", "--column question1", "--column question1 --pair question2"):
+        assert gptworks(f"classify {paired} --file {table} --json {more}") == 0
+        said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [(one["text"], one["pair"]) for one in said] == [("aaa", "bbb"), ("aaa", "aaa")]
+        for one, other in zip(said, wanted, strict=True):
+            assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-6)
+    assert gptworks(f"classify {paired} --file {table} --pair other") == 0
+    assert [line.split("\t")[2:] for line in capsys.readouterr().out.splitlines()] == [["aaa", "bbb"]] * 2
+    renamed = tmp_path / "renamed.csv"
+    renamed.write_text("Premise,Hypothesis\naaa,bbb\n")
+    assert gptworks(f"classify {paired} --file {renamed} --json") == 0
+    assert json.loads(capsys.readouterr().out)["probabilities"] == pytest.approx(
+        wanted[0]["probabilities"], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("run", "more", "message"),
+    [
+        (
+            "paired",
+            "--text a",
+            "was trained on pairs (question1 and question2): give the second text as --pair",
+        ),
+        ("adapted", "--text a --pair b", "was trained on single texts (text): leave out --pair"),
+        ("adapted", "--file {table} --pair two", "was trained on single texts (text): leave out --pair"),
+        ("paired", "--file {table} --pair three", "--pair three: no such column; there are one, two"),
+        (
+            "paired",
+            "--file {table} --column one",
+            "no column looks like what goes with one; name one with --pair",
+        ),
+        (
+            "paired",
+            "--file {table}",
+            "no column looks like the text; name one with --column; there are one, two",
+        ),
+        ("paired", "--file {lines}", "holds one text a line: give a table with both"),
+        ("paired", "--file {lines} --pair b", "--pair b is a column where there is a --file: give a table"),
+        ("paired", "--text a --file {table} --pair b", "--pair is a text beside --text and a column beside"),
+    ],
+)
+def test_single_texts_and_pairs_are_told_apart(run, more, message, tmp_path, capsys, request):
+    (tmp_path / "t.csv").write_text("one,two\na,b\n")
+    (tmp_path / "lines.txt").write_text("a\n")
+    folder = request.getfixturevalue(run)
+    capsys.readouterr()
+    more = more.format(table=tmp_path / "t.csv", lines=tmp_path / "lines.txt")
+    assert gptworks(f"classify {folder} {more}") == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft, of transformers
@@ -550,7 +675,7 @@ def test_a_recipe_says_itself_what_it_is_for(base, data, repository, tmp_path, c
     line = f"finetune {recipe} --model {base} --data {data} --out {tmp_path / 'run'} --train.epochs 1"
     assert gptworks(line) == 0
     asked, done = load(recipe), load(tmp_path / "run" / "recipe.toml")
-    assert done.classify == asked.classify
+    assert done.classify == dataclasses.replace(asked.classify, text="text", label="label")
     assert done.optim == dataclasses.replace(asked.optim, final_lr=0.0)
     (tmp_path / "other.toml").write_text("[optim]\nlr = 1.0\n")
     assert gptworks(f"finetune {tmp_path / 'other.toml'}") == 2

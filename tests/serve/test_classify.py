@@ -7,6 +7,7 @@ from gptworks.commands.classify import classify as command
 from gptworks.evaluate import attribution
 from gptworks.evaluate.verdicts import Reader
 from gptworks.model import classifier
+from gptworks.recipe import ClassifyOptions
 from gptworks.serve import classify as route
 from tests.serve.conftest import CONTEXT, network, serving
 
@@ -79,6 +80,18 @@ def test_pairs_are_read_as_in_training(client, reader):
     assert together["probabilities"] == ask(client, input="one\ntwo")["data"][0]["probabilities"]
     several = ask(client, input=["one", "x"], pair=["two", "y"])["data"]
     assert several[0]["probabilities"] == pytest.approx(together["probabilities"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("trained", "body", "message"),
+    [
+        (ClassifyOptions(text="a", pair="b"), {"input": "one"}, "spam was trained on pairs"),
+        (ClassifyOptions(text="a"), {"input": "one", "pair": "two"}, "spam was trained on single texts"),
+    ],
+)
+def test_single_texts_and_pairs_are_told_apart(client, monkeypatch, trained, body, message):
+    monkeypatch.setattr(route, "_options", lambda folder: trained)
+    assert message in ask(client, 400, **body)["error"]["message"]
 
 
 def test_a_text_that_is_too_long_is_cut_and_said(client):

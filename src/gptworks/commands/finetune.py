@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,6 +97,7 @@ def classify(
         found = examples.load(data, classify)
         if accept_changes:
             raise ConfigError("--accept-changes goes with one try: tries that differ cannot be compared")
+        whole = _with_columns(whole, found)
         finish(run_tries(whole, found, partial(settle, one_of_several=found), resume=resume))
 
 
@@ -111,7 +113,7 @@ def settle(
 
     assert recipe.data is not None
     work = classifying.settle(recipe, one_of_several or examples.load(recipe.data, recipe.classify), world)
-    recipe = finetuning.resolved(recipe, work.plan)
+    recipe = _with_columns(finetuning.resolved(recipe, work.plan), work.examples)
     return Job(
         recipe=recipe,
         model=work.model,
@@ -126,6 +128,11 @@ def settle(
         ),
         memory=work.memory,
     )
+
+
+def _with_columns(recipe: Recipe, found: Examples) -> Recipe:
+    """The recipe with the columns that were guessed: `classify` reads what training read."""
+    return replace(recipe, classify=replace(recipe.classify, **found.columns._asdict()))
 
 
 def _announce(work: Classifying, say: Callable[[str], None]) -> None:

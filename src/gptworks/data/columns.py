@@ -74,33 +74,59 @@ def choose(table: Table, options: ClassifyOptions) -> Choice:
     return Choice(text, pair, label)
 
 
-def texts(table: Table, name: str | None) -> list[str]:
-    """The texts of a table: of the column named, of the one that looks like it, or of the only one.
+def on_pairs(trained: ClassifyOptions) -> bool | None:
+    """Whether a classifier learned from pairs of texts; None where nothing says it, as in a merged model's folder."""
+    if trained.pair is None and trained.text is None:
+        return None
+    return trained.pair is not None
+
+
+def texts(
+    table: Table, text: str | None, pair: str | None, trained: ClassifyOptions
+) -> list[tuple[str, str | None]]:
+    """The texts of a table that a classifier is to read, each with its second where it reads pairs.
+
+    Of the columns named; else of those of training; else of those that look like it, or of the only one. A cell
+    without a text is an empty one.
 
     Raises:
-        DataError: there is no such column, or a row has no text.
+        DataError: there is no such column, or none looks right; with those there are.
     """
+    for flag, name in (("--column", text), ("--pair", pair)):
+        if name is not None and name not in table.columns:
+            raise DataError(f"{table.name}: {flag} {name}: no such column; there are {_listed(table)}")
+    known = [name if name in table.columns else None for name in (trained.text, trained.pair)]
+    first, second = text or known[0], pair or known[1]
+    pairs = on_pairs(trained)
+    if text is None and pairs is not False and None in known:
+        looks = _pair_of(table)
+        first, second = first or looks[0], second or looks[1]
     only = next(iter(table.columns)) if len(table.columns) == 1 else None
-    found = name or _named(table, TEXTS, set()) or only
-    if found not in table.columns:
-        why = (
-            f"--column {name}: no such column"
-            if name
-            else "no column looks like the text; name one with --column"
-        )
+    first = first or _named(table, TEXTS, {second}) or only
+    if first is None:
+        why = "no column looks like the text; name one with --column"
         raise DataError(f"{table.name}: {why}; there are {_listed(table)}")
-    cells = ["" if cell is None else str(cell) for cell in table.columns[found]]
-    for row, cell in enumerate(cells, 1):
-        if not cell.strip():
-            raise DataError(f"{table.name}: row {row} has no text in {found}; leave it out")
-    return cells
+    if pairs and second in {None, first}:
+        why = f"the model was trained on pairs, and no column looks like what goes with {first}; name one with --pair"
+        raise DataError(f"{table.name}: {why}; there are {_listed(table)}")
+    firsts = ["" if cell is None else str(cell) for cell in table.columns[first]]
+    if second is None:
+        return [(cell, None) for cell in firsts]
+    seconds = ["" if cell is None else str(cell) for cell in table.columns[second]]
+    return list(zip(firsts, seconds, strict=True))
+
+
+def _pair_of(table: Table) -> tuple[str, str] | tuple[None, None]:
+    """The columns that are called as the two texts of a pair often are."""
+    lower = {name.lower(): name for name in table.columns}
+    found = ((lower[first], lower[second]) for first, second in PAIRS if first in lower and second in lower)
+    return next(found, (None, None))
 
 
 def _guess_texts(table: Table, options: ClassifyOptions) -> tuple[str, str | None]:
-    lower = {name.lower(): name for name in table.columns}
-    for first, second in PAIRS if options.pair is None else ():
-        if first in lower and second in lower:
-            return lower[first], lower[second]
+    first, second = _pair_of(table)
+    if first is not None and options.pair is None:
+        return first, second
     taken = {options.pair, options.label}
     text = _named(table, TEXTS, taken)
     if text is None and len(table.columns) == 2:

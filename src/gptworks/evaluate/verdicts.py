@@ -51,17 +51,24 @@ class Reader:
 
     def verdicts(self, texts: Sequence[tuple[str, str | None]]) -> list[dict[str, Any]]:
         """`label` and `probabilities` of each text; or its `value`, if the model predicts numbers."""
+        return self.read(texts)[0]
+
+    def read(self, texts: Sequence[tuple[str, str | None]]) -> tuple[list[dict[str, Any]], int]:
+        """Its verdicts, and how many texts had to be cut to fit."""
+        if not texts:
+            return [], 0
         examples = [Example(text, pair, "") for text, pair in texts]
         longest = self.options.max_tokens or self.model.config.context
         nothing = np.zeros(len(examples))
-        read, _ = classifying.labelled(examples, nothing, self.tokenizer, longest, self.options)
+        read, n_cut = classifying.labelled(examples, nothing, self.tokenizer, longest, self.options)
         scores = read.scores(self.model).numpy()
         if self.model.regression:
-            return [{"value": float(score)} for score in scores[:, 0]]
-        return [
+            return [{"value": float(score)} for score in scores[:, 0]], n_cut
+        named = [
             {
                 "label": self.model.labels[chances.argmax()],
                 "probabilities": dict(zip(self.model.labels, chances.tolist(), strict=True)),
             }
             for chances in softmax(scores)
         ]
+        return named, n_cut

@@ -16,6 +16,10 @@ PACE_STEPS, PACE_SECONDS = 10, 30.0
 """Speed is that of so many steps, or of those of the last so many seconds, if these are more."""
 
 
+PATIENCE = 2.0
+"""Seconds that pass without a word."""
+
+
 class TrainingDisplay:
     """Loss, tokens/s, time left. Silent on every process but the main one. Brief: a line a minute, no evaluations."""
 
@@ -80,6 +84,40 @@ class TrainingDisplay:
         """Say something once, above the live line."""
         if not self.silent and text:
             self.progress.console.print(text, markup=False, soft_wrap=True)
+
+
+class Counting:
+    """A bar of how many are done, once that takes longer than PATIENCE.
+
+    On a terminal whose lines are not the results themselves: those show how far it is.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self.progress = Progress(
+            TextColumn(f"[bold]{what}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=err,
+            disable=not err.is_terminal or sys.stdout.isatty(),
+            redirect_stdout=False,
+            transient=True,
+        )
+        self.task, self.began, self.shown = self.progress.add_task("", total=total), time.monotonic(), False
+
+    def __enter__(self) -> "Counting":
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self.shown:
+            self.progress.stop()
+
+    def advance(self, n: int) -> None:
+        """So many more are done."""
+        self.progress.advance(self.task, n)
+        if not self.shown and time.monotonic() - self.began > PATIENCE:
+            self.shown = True
+            self.progress.start()
 
 
 def clock(seconds: float) -> str:

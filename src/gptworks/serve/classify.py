@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gptworks.data.columns import on_pairs
 from gptworks.evaluate import attribution
 from gptworks.evaluate.verdicts import Reader
 from gptworks.model.classifier import Classifier
@@ -104,6 +105,7 @@ async def classify(body: ClassifyRequest, http: Request) -> Response:
     assert served.classifier is not None
     target = _target(body, served.classifier)
     texts = _texts(body)
+    _check_pair(body, _options(served.folder))
     data = await models.in_thread(
         served, _answers, served, served.classifier, texts, body.attribution, target
     )
@@ -129,6 +131,17 @@ def _texts(body: ClassifyRequest) -> list[tuple[str, str | None]]:
             400, f"pair: {counted(len(pairs), 'text')} cannot go with the {len(texts)} of input", param="pair"
         )
     return list(zip(texts, pairs, strict=True))
+
+
+def _check_pair(body: ClassifyRequest, trained: ClassifyOptions) -> None:
+    """Refuse a second text where training had none, and a single one where it had two; what is unknown is let be."""
+    pairs = on_pairs(trained)
+    if pairs is False and body.pair is not None:
+        raise ApiError(400, f"pair: {body.model} was trained on single texts: leave it out", param="pair")
+    if pairs and body.pair is None:
+        raise ApiError(
+            400, f"pair: {body.model} was trained on pairs: give the second text of each", param="pair"
+        )
 
 
 def _target(body: ClassifyRequest, model: Classifier) -> int | None:
