@@ -72,6 +72,15 @@ def test_a_table_without_header_has_its_columns_named_by_what_repeats(tmp_path):
     assert list(tables.read(tmp_path / "cola")[0].columns) == ["column_0", "column_1", "column_2", "column_3"]
 
 
+def test_an_index_without_a_heading_as_pandas_writes_it(tmp_path):
+    (tmp_path / "t.csv").write_text(",Review Text,Sentiment\n0,Lovely.,1\n1,Awful.,0\n2,Nice.,1\n")
+    assert tables.read(tmp_path / "t.csv")[0].columns == {
+        "column_0": ["0", "1", "2"],
+        "Review Text": ["Lovely.", "Awful.", "Nice."],
+        "Sentiment": ["1", "0", "1"],
+    }
+
+
 def test_a_csv_of_one_column_has_a_heading_and_a_text_may_hold_commas(tmp_path):
     (tmp_path / "t.csv").write_text('message\n"see you, ok?"\nok\n\nok\n')
     assert tables.read(tmp_path / "t.csv")[0].columns == {"message": ["see you, ok?", "ok", "ok"]}

@@ -145,12 +145,12 @@ def _delimited(name: str, text: str) -> Columns:
 def _has_header(rows: list[list[str]]) -> bool:
     if len(rows[0]) == 1:
         return True
-    first = list(rows[0])
-    while not first[-1]:  # spreadsheets write `v1,v2,,,`
-        first.pop()
-    if len(set(first)) < len(first) or not all(first):
+    named = {index: cell for index, cell in enumerate(rows[0]) if cell}
+    inner = [index for index in range(1, max(named)) if index not in named]
+    # No heading has an index (`,text,label`, as pandas writes), nor what follows the last (`v1,v2,,,` of spreadsheets).
+    if len(set(named.values())) < len(named) or inner:
         return False
-    return not any(row[index] == cell for row in rows[1:] for index, cell in enumerate(first))
+    return not any(row[index] == cell for row in rows[1:] for index, cell in named.items())
 
 
 def _headings(cells: list[str]) -> list[str]:
