@@ -113,6 +113,27 @@ def test_pairs_and_columns_are_found_or_named(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        ("column_0,Review_Text,Sentiment", ("Review_Text", None, "Sentiment")),
+        ("Id,Description,kind", ("Description", None, "kind")),
+        ("Unnamed: 0,what was said,by whom", ("what was said", None, "by whom")),
+        ("Text_A,Text B,Gold Label", ("Text_A", "Text B", "Gold Label")),
+    ],
+)
+def test_columns_are_found_by_names_as_people_write_them_or_by_what_they_hold(names, wanted, tmp_path):
+    rows = "".join(f"{i},the words of {i},{'yn'[i % 2]}\n" for i in range(20))
+    (tmp_path / "t.csv").write_text(f"{names}\n{rows}")
+    assert examples.load(tmp_path / "t.csv", OPTIONS).columns == wanted
+
+
+def test_an_index_is_no_label(tmp_path):
+    (tmp_path / "t.csv").write_text("text,id\n" + "".join(f"word {i % 5},{i}\n" for i in range(20)))
+    with pytest.raises(DataError, match="looks like a label; name one with --label: text, id"):
+        examples.load(tmp_path / "t.csv", OPTIONS)
+
+
 def test_the_limit_takes_the_first(tmp_path):
     found = examples.load(write(tmp_path / "t", messages()), ClassifyOptions(limit=10))
     texts = {example.text for split in found.splits.values() for example in split}

@@ -1,5 +1,6 @@
 """Which columns of a table hold the text, a second text and the label: as told, or guessed by name."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from gptworks.data.tables import Table
@@ -11,14 +12,18 @@ TEXTS = (
     "sentence",
     "message",
     "sms",
+    "review text",
     "review",
     "content",
     "tweet",
     "comment",
     "body",
     "document",
+    "description",
+    "title",
     "v2",
 )
+"""Names people give to a column of texts. Capitals tell none apart, nor underscores from spaces."""
 LABELS = (
     "label",
     "labels",
@@ -26,7 +31,7 @@ LABELS = (
     "category",
     "target",
     "sentiment",
-    "gold_label",
+    "gold label",
     "score",
     "quality",
     "v1",
@@ -36,11 +41,13 @@ PAIRS = (
     ("premise", "hypothesis"),
     ("question1", "question2"),
     ("question", "sentence"),
-    ("text_a", "text_b"),
+    ("text a", "text b"),
     ("text1", "text2"),
     ("#1 string", "#2 string"),
 )
 """Names people and GLUE give to the two texts of a pair."""
+WORDS = 3
+"""A column whose cells have so many on average, and are seldom the same, is of texts whatever its name."""
 
 
 class Choice(NamedTuple):
@@ -65,8 +72,10 @@ def choose(table: Table, options: ClassifyOptions) -> Choice:
         text, guessed = _guess_texts(table, options)
         pair = pair or guessed
     label = options.label or _named(table, LABELS, {text, pair})
-    if label is None and len(table.columns) == 2:
-        label = next(name for name in table.columns if name != text)
+    if label is None:
+        label = _only(
+            name for name in table.columns if name not in {text, pair} and not _is_index(table, name)
+        )
     if label is None:
         raise DataError(
             f"no column of {table.name} looks like a label; name one with --label: {_listed(table)}"
@@ -118,8 +127,8 @@ def texts(
 
 def _pair_of(table: Table) -> tuple[str, str] | tuple[None, None]:
     """The columns that are called as the two texts of a pair often are."""
-    lower = {name.lower(): name for name in table.columns}
-    found = ((lower[first], lower[second]) for first, second in PAIRS if first in lower and second in lower)
+    plain = {_plain(name): name for name in table.columns}
+    found = ((plain[first], plain[second]) for first, second in PAIRS if first in plain and second in plain)
     return next(found, (None, None))
 
 
@@ -133,6 +142,8 @@ def _guess_texts(table: Table, options: ClassifyOptions) -> tuple[str, str | Non
         label = options.label or _named(table, LABELS, taken)
         text = next((name for name in table.columns if name != label), None) if label else None
     if text is None:
+        text = _only(name for name in table.columns if name not in taken and _is_prose(table, name))
+    if text is None:
         raise DataError(
             f"no column of {table.name} looks like the text; name one with --text: {_listed(table)}"
         )
@@ -140,8 +151,31 @@ def _guess_texts(table: Table, options: ClassifyOptions) -> tuple[str, str | Non
 
 
 def _named(table: Table, names: tuple[str, ...], taken: set[str | None]) -> str | None:
-    lower = {name.lower(): name for name in table.columns if name not in taken}
-    return next((lower[name] for name in names if name in lower), None)
+    plain = {_plain(name): name for name in table.columns if name not in taken}
+    return next((plain[name] for name in names if name in plain), None)
+
+
+def _plain(name: str) -> str:
+    """A column's name as this page spells it."""
+    return " ".join(name.lower().replace("_", " ").split())
+
+
+def _only(names: Iterable[str]) -> str | None:
+    """The name, if there is one alone."""
+    found = list(names)
+    return found[0] if len(found) == 1 else None
+
+
+def _is_prose(table: Table, name: str) -> bool:
+    cells = [cell for cell in table.columns[name] if isinstance(cell, str)]
+    words = sum(len(cell.split()) for cell in cells)
+    return words >= WORDS * max(1, len(cells)) and len(set(cells)) > len(cells) / 2
+
+
+def _is_index(table: Table, name: str) -> bool:
+    """Whole numbers of which no two are the same name rows, no classes."""
+    cells = [str(cell) for cell in table.columns[name]]
+    return len(cells) > 1 and len(set(cells)) == len(cells) and all(cell.isdecimal() for cell in cells)
 
 
 def _listed(table: Table) -> str:
