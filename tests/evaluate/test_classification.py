@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from gptworks.evaluate import classification, report
 
@@ -35,7 +36,32 @@ def test_one_text_has_an_accuracy_without_an_error():
     told = one | {"checkpoint": "last", "baselines": classification.baselines(TRUTH, TRUTH[:1], 2)}
     assert report.line(told).startswith("accuracy 1.0000 (majority ")
     two = classification.scores(LOGITS[[0, 4]], TRUTH[[0, 4]], LABELS)
-    assert report.line(told | two).startswith("accuracy 1.0000 +- 0.0000 (majority ")
+    # Wilson's lower end where all of n are right: n / (n + 1.96^2)
+    assert report.line(told | two).startswith(
+        f"accuracy 1.0000 (95 %: {2 / (2 + 1.95996**2):.4f} to 1.0000) (maj"
+    )
+
+
+def test_an_accuracy_of_few_texts_has_an_interval_and_of_many_an_error():
+    for times in (1, 5, 6):
+        logits, truth = np.tile(LOGITS, (times, 1)), np.tile(TRUTH, times)
+        scores = classification.scores(logits, truth, LABELS)
+        scores |= {"checkpoint": "last", "baselines": classification.baselines(TRUTH, truth, 2)}
+        said = f"+- {math.sqrt(0.8 * 0.2 / len(truth)):.4f}" if times == 6 else "(95 %: "
+        assert report.line(scores).startswith(f"accuracy 0.8000 {said}")
+
+
+def test_a_classifier_no_better_than_the_most_frequent_class_is_said_to_be():
+    for named, said in ([0] * 5, True), ([0, 0, 1, 0, 0], False), ([1] * 5, True):
+        scores = classification.scores(np.eye(2)[named], TRUTH, LABELS)
+        scores |= {"checkpoint": "last", "baselines": classification.baselines(TRUTH, TRUTH, 2)}
+        assert report.line(scores).endswith("always saying the most frequent class") == said
+
+
+def test_macro_f1_is_of_the_classes_that_occur_as_scikit_learn_has_it():
+    for named, truth in (([0, 1, 1], [0, 1, 0]), ([0, 2, 0], [0, 1, 0]), ([3, 3, 3], [3, 3, 3])):
+        scores = classification.scores(np.eye(5)[named], np.array(truth), tuple("abcde"))
+        assert scores["macro_f1"] == pytest.approx(f1_score(truth, named, average="macro", zero_division=0.0))
 
 
 def test_a_perfect_and_sure_classifier_is_calibrated():

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn import metrics
 
 from gptworks.evaluate.glue import correlations, matthews
+from gptworks.evaluate.statistics import estimate
 
 BINS = 15
 
@@ -25,15 +26,18 @@ def scores(logits: np.ndarray, targets: np.ndarray, labels: tuple[str, ...]) -> 
         np.asarray,
         metrics.precision_recall_fscore_support(targets, named, labels=every, zero_division=0.0),  # type: ignore[arg-type] # sklearn's stubs know of "warn" alone
     )
+    right = np.stack([named == targets, np.ones(len(targets))], axis=1)
     accuracy = float(metrics.accuracy_score(targets, named))
     present = recall[support > 0]
+    occurs = (support > 0) | (np.bincount(named, minlength=len(labels)) > 0)
     result = {
         "n": len(targets),
         "accuracy": accuracy,
         "accuracy_standard_error": standard_error(accuracy, len(targets)),
+        "accuracy_interval_95": estimate(right, "mean").interval,
         "balanced_accuracy": float(present.mean()),
         "matthews": matthews(named, targets),
-        "macro_f1": float(f1.mean()),
+        "macro_f1": float(f1[occurs].mean()),
         "loss": float(-np.log(np.maximum(probabilities[np.arange(len(targets)), targets], 1e-38)).mean()),
         "classes": {
             name: {

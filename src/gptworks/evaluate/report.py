@@ -11,6 +11,9 @@ from gptworks.world import default_device
 MISTAKES = 10
 """How many of the most confident wrong answers are kept as text."""
 
+FEW = 30
+"""Fewer texts than these have an interval beside their accuracy."""
+
 
 def score(
     model: Classifier, encoded: dict[str, Labelled], examples: Examples, split: str = "test"
@@ -40,11 +43,22 @@ def line(scores: dict[str, Any]) -> str:
         digits = 4 if mean < 1e6 else 0
         off = f"root mean squared error {mse**0.5:,.{digits}f} (always the mean: {mean**0.5:,.{digits}f})"
         return f"{', '.join([off, *found])} ({n}){advice}"
-    guess, error = scores["baselines"], scores["accuracy_standard_error"]
-    sure = "" if error is None else f" +- {error:.4f}"
+    guess, majority = scores["baselines"], scores["baselines"]["majority_accuracy"]
+    better = scores["accuracy"] > majority
+    advice = "" if better else "; in accuracy no better than always saying the most frequent class"
     return (
-        f"accuracy {scores['accuracy']:.4f}{sure} "
-        f"(majority {guess['majority_accuracy']:.4f}, weighted guess {guess['weighted_guess_accuracy']:.4f}), "
+        f"accuracy {scores['accuracy']:.4f}{_sure(scores)} "
+        f"(majority {majority:.4f}, weighted guess {guess['weighted_guess_accuracy']:.4f}), "
         f"balanced {scores['balanced_accuracy']:.4f}, macro F1 {scores['macro_f1']:.4f}, "
-        f"Matthews {scores['matthews']:.4f}, ECE {scores['ece']:.4f} ({n})"
+        f"Matthews {scores['matthews']:.4f}, ECE {scores['ece']:.4f} ({n}){advice}"
     )
+
+
+def _sure(scores: dict[str, Any]) -> str:
+    """An accuracy's standard error; its 95 % interval where that means little: of few texts, or all right or wrong."""
+    error, interval = scores["accuracy_standard_error"], scores["accuracy_interval_95"]
+    if error is None:
+        return ""
+    if scores["n"] >= FEW and 0 < scores["accuracy"] < 1:
+        return f" +- {error:.4f}"
+    return f" (95 %: {interval[0]:.4f} to {interval[1]:.4f})"
