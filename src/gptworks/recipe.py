@@ -412,7 +412,8 @@ class ClassifyOptions:
     split_seed: NonNegativeInt = 123
     """Fixes splits and balancing, apart from train.seed: tries with other seeds share their test."""
     balance: Literal["none", "sample", "weights"] = "none"
-    """Classes of unequal size. sample: as many of each as of the rarest. weights: rare ones count more in the loss."""
+    """Classes of unequal size. sample: as many of each as of the rarest, in validation and test as well where these are
+    split off. weights: rare ones count more in the loss."""
     duplicates: Literal["report", "drop"] = "report"
     """Texts that are there twice: counted where they are in training and held out as well, or left out."""
     limit: PositiveInt | None = None

@@ -149,8 +149,11 @@ def test_the_limit_takes_the_first(tmp_path):
         ([{"text": "x", "b": "y", "c": "z"}], {}, "looks like a label; name one with --label: text, b, c"),
         (messages(spam_every=1), {}, "has one class only, spam: nothing to tell apart"),
         ([{"text": "", "label": "a"}], {}, "holds no example with a text"),
-        ([*messages(), {"text": "x", "label": None}], {}, "the label of example 101 is empty"),
-        (messages(), {"kind": "number"}, "the label of example 1 is no number: 'spam'"),
+        (
+            [{"text": "", "label": 1}, *messages()],
+            {"kind": "number"},
+            r"the label of row 2 is no number: 'spam' \(and 99 more such\)",
+        ),
     ],
 )
 def test_data_that_cannot_be_learned_from_is_refused(rows, options, message, tmp_path):
@@ -188,12 +191,81 @@ def test_classes_that_differ_in_capitals_alone_are_named(tmp_path):
     )
 
 
-def test_empty_labels_are_counted(tmp_path):
-    rows = messages()
+def test_empty_labels_are_left_out_and_counted_if_most_are_there(tmp_path):
+    rows = [{"text": "", "label": "ham"}, *messages(11)]
     for row in rows[3:8]:
-        row["label"] = " "
-    with pytest.raises(DataError, match=r"the label of example 4 is empty; .* \(and 4 more such\)"):
+        row["label"] = (" ", None)[row is rows[4]]
+    found = examples.load(write(tmp_path / "t", rows), OPTIONS)
+    assert found.remarks[:2] == ("1 example without a text: left out", "5 examples without a label: left out")
+    assert sum(counts(found).values(), Counter()) == {"ham": 4, "spam": 2}
+    rows[8]["label"] = ""
+    with pytest.raises(
+        DataError, match=r"6 of 11 examples have an empty label, the first in row 4; fill them in"
+    ):
         examples.load(write(tmp_path / "t", rows), OPTIONS)
+    numbers = [{"text": f"t{i}", "score": "" if i % 4 == 0 else i / 4} for i in range(40)]
+    assert not examples.load(write(tmp_path / "t", numbers), OPTIONS).labels
+
+
+@pytest.mark.parametrize("test", ["text\nhi there\n", "id,text\n1,hi\n", "text,label\nhi,\nho, \n"])
+def test_a_split_without_labels_is_left_out(test, tmp_path):
+    rows = "".join(f"{i},hello {i},{'ab'[i % 2]}\n" for i in range(20))
+    (tmp_path / "train.csv").write_text("id,text,label\n" + rows)
+    (tmp_path / "test.csv").write_text(test)
+    found = examples.load(tmp_path, OPTIONS)
+    assert found.remarks == ("test has no labels and is left out",)
+    assert [len(found.splits[split]) for split in examples.SPLITS] == [14, 2, 4]
+
+
+def test_classes_too_rare_to_be_held_out_are_named_and_numbers_asked_about(tmp_path):
+    rows = [{"text": f"house {i}", "label": 100_000 + i} for i in range(40)]
+    with pytest.raises(
+        DataError, match=r"labels have too few .*: 1000\d\d.* more; --kind number predicts a number"
+    ):
+        examples.load(write(tmp_path / "t", rows), OPTIONS)
+    with pytest.raises(
+        DataError, match=r"too few examples to be in training.*label 1.*; add examples, or leave"
+    ):
+        examples.load(
+            write(tmp_path / "t", [row | {"label": f"label {row['label']}"} for row in rows]), OPTIONS
+        )
+    write(tmp_path / "train.jsonl", rows[:20])
+    write(tmp_path / "test.jsonl", rows[20:])
+    (tmp_path / "t").unlink()
+    with pytest.raises(
+        DataError, match=r"test has labels that training never sees: .*; --kind number predicts"
+    ):
+        examples.load(tmp_path, ClassifyOptions(val_fraction=0))
+
+
+def test_classes_that_look_like_missing_values_are_counted(tmp_path):
+    rows = [{"text": f"text {i}", "label": ("ham", "N/A", "ham", "spam", "null")[i % 5]} for i in range(50)]
+    assert examples.load(write(tmp_path / "t", rows), OPTIONS).remarks == (
+        "classes whose names look like missing values: N/A (10), null (10); empty cells are left out",
+    )
+
+
+def test_texts_with_different_labels_are_counted(tmp_path):
+    rows = [*messages(), {"text": "Message  0", "label": "ham"}, {"text": "message 1", "label": "ham"}]
+    found = examples.load(write(tmp_path / "t", rows), ClassifyOptions(val_fraction=0, test_fraction=0))
+    assert found.remarks == ("1 text found more than once with different labels",)
+
+
+def test_balancing_says_what_it_leaves_out_and_from_where(tmp_path):
+    file, options = write(tmp_path / "train.jsonl", messages()), ClassifyOptions(balance="sample")
+    assert examples.load(file, options).remarks == (
+        "--balance sample leaves out 60 examples, from validation and test as well",
+    )
+    write(tmp_path / "test.jsonl", [{"text": f"new {i}", "label": "ham"} for i in range(9)])
+    found = examples.load(tmp_path, options)
+    assert found.remarks == ("--balance sample leaves out 60 examples, from validation as well",)
+    assert len(found.splits["test"]) == 9
+
+
+def test_a_share_that_is_none_is_said(tmp_path):
+    found = examples.load(write(tmp_path / "t", messages(6, 2)), OPTIONS)
+    assert [len(found.splits[split]) for split in examples.SPLITS] == [4, 0, 2]
+    assert found.remarks == ("val is empty: --val-fraction 0.1 of 6 examples is none",)
 
 
 def test_a_column_missing_from_one_split_is_refused(tmp_path):

@@ -7,7 +7,7 @@ label spread evenly over them. Nothing depends on the order in which anything ru
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ FEW = 3
 """Labels that an error names."""
 MANY = 20
 """More names of classes than these, if they are numbers, are asked about."""
+MISSING = frozenset({"na", "n/a", "nan", "none", "null"})
+"""What programs write where there is no value."""
 
 
 @dataclass(frozen=True)
@@ -75,35 +77,59 @@ def load(path: Path, options: ClassifyOptions) -> Examples:
     """
     given = splits.by_name(path, options.limit)
     columns = choose(given["train"], options)
-    remarks = []
-    for split in [name for name in given if name != "train"]:
-        if all(value is None for value in given[split].columns.get(columns.label, [0])):
-            del given[split]
-            remarks.append(f"{split} has no labels and is left out")
-    found = {split: _take(table, columns) for split, table in given.items()}
-    regression = _is_regression([e for examples in found.values() for e in examples], options)
-    if dropped := sum(len(given[split]) for split in found) - sum(map(len, found.values())):
+    unlabelled = _unlabelled(given, columns)
+    remarks = [f"{split} has no labels and is left out" for split in unlabelled]
+    taken = {
+        split: _take(given[split], columns) for split in given if split not in _unlabelled(given, columns)
+    }
+    regression = _is_regression([e for rows in taken.values() for e in rows.values()], options)
+    if dropped := sum(len(given[split]) for split in taken) - sum(map(len, taken.values())):
         remarks.append(f"{counted(dropped, 'example')} without a text: left out")
-    found = {split: _labelled(given[split].name, found[split], number=regression) for split in found}
+    found = {split: _labelled(given[split].name, rows, number=regression) for split, rows in taken.items()}
+    if dropped := sum(map(len, taken.values())) - sum(map(len, found.values())):
+        remarks.append(f"{counted(dropped, 'example')} without a label: left out")
     if options.duplicates == "drop":
         found, n = _distinct(found)
         remarks.append(f"{counted(n, 'repeat')} of texts: left out")
     if options.balance == "sample":
         if regression:
             raise ConfigError("--balance sample needs classes, and these labels are numbers")
-        found["train"] = _balanced(found["train"], options.split_seed)
+        found["train"], said = _balanced(found, options)
+        remarks += said
+    made: set[str] = {split for split in SPLITS if split not in found}
     found = _split(found, options, stratify=not regression)
-    labels = () if regression else _classes(path, found)
-    remarks += _odd_names(labels)
-    if shared := _shared(found):
-        remarks.append(
-            f"{counted(shared, 'text')} of validation or test found in training as well, which flatters the scores; "
-            "--duplicates drop leaves repeats out"
-        )
+    labels = () if regression else _classes(path, found, made)
+    remarks += _odd_names(found, labels) + _odd_texts(found, labels) + _empty(found, options, made)
     return Examples(path, found, labels, columns, tuple(remarks))
 
 
-def _odd_names(labels: tuple[str, ...]) -> list[str]:
+def _unlabelled(given: dict[str, Table], columns: Choice) -> list[str]:
+    """Splits whose labels are all missing, or that lack their column and have none that training does not."""
+    train = given["train"].columns.keys()
+    return [
+        split
+        for split, table in given.items()
+        if split != "train"
+        and (
+            all(_text(label).strip() == "" for label in table.columns[columns.label])
+            if columns.label in table.columns
+            else table.columns.keys() < train
+        )
+    ]
+
+
+def _empty(found: dict[str, list[Example]], options: ClassifyOptions, made: set[str]) -> list[str]:
+    """What to say of shares that are none."""
+    shares = {"val": options.val_fraction, "test": options.test_fraction}
+    n = sum(len(examples) for split, examples in found.items() if split in made | {"train"})
+    return [
+        f"{split} is empty: --{split}-fraction {share:g} of {counted(n, 'example')} is none"
+        for split, share in shares.items()
+        if split in made and share and not found[split]
+    ]
+
+
+def _odd_names(found: dict[str, list[Example]], labels: tuple[str, ...]) -> list[str]:
     """What a person may not have meant by names of classes."""
     said = []
     if len(labels) > MANY and all(_number(name) is not None for name in labels):
@@ -115,20 +141,40 @@ def _odd_names(labels: tuple[str, ...]) -> list[str]:
         said.append(
             f"classes that differ in capitals alone: {', '.join(twice)}; write them alike if they are one"
         )
+    if missing := [name for name in labels if name.casefold() in MISSING]:
+        counts = Counter(example.label for examples in found.values() for example in examples)
+        listed = ", ".join(f"{name} ({counts[name]:,})" for name in missing)
+        said.append(f"classes whose names look like missing values: {listed}; empty cells are left out")
     return said
 
 
-def _take(table: Table, columns: Choice) -> list[Example]:
+def _odd_texts(found: dict[str, list[Example]], labels: tuple[str, ...]) -> list[str]:
+    """Texts that contradict each other, or flatter the scores."""
+    said, names = [], {}
+    for example in (e for examples in found.values() for e in examples if labels):
+        names.setdefault(_key(example), set()).add(example.label)
+    if torn := sum(len(several) > 1 for several in names.values()):
+        said.append(f"{counted(torn, 'text')} found more than once with different labels")
+    if shared := _shared(found):
+        said.append(
+            f"{counted(shared, 'text')} of validation or test found in training as well, which flatters the scores; "
+            "--duplicates drop leaves repeats out"
+        )
+    return said
+
+
+def _take(table: Table, columns: Choice) -> dict[int, Example]:
+    """The rows that have a text, by their number in the table, counted from 1."""
     for name in filter(None, (columns.text, columns.pair, columns.label)):
         if name not in table.columns:
             raise DataError(f"{table.name} has no column {name!r}; there are {', '.join(table.columns)}")
     pairs = table.columns[columns.pair] if columns.pair else [None] * len(table)
     rows = zip(table.columns[columns.text], pairs, table.columns[columns.label], strict=True)
-    return [
-        Example(_text(text), None if pair is None else _text(pair), label)
-        for text, pair, label in rows
+    return {
+        row: Example(_text(text), None if pair is None else _text(pair), label)
+        for row, (text, pair, label) in enumerate(rows, 1)
         if _text(text).strip()
-    ]
+    }
 
 
 def _text(value: Any) -> str:
@@ -139,7 +185,7 @@ def _is_regression(examples: Iterable[Example], options: ClassifyOptions) -> boo
     """Numbers that are not whole are no names of classes."""
     if options.kind != "auto":
         return options.kind == "number"
-    numbers = [_number(example.label) for example in examples]
+    numbers = [_number(example.label) for example in examples if _text(example.label).strip()]
     return all(n is not None for n in numbers) and any(not float(n or 0).is_integer() for n in numbers)
 
 
@@ -151,21 +197,25 @@ def _number(value: Any) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def _labelled(name: str, examples: list[Example], *, number: bool) -> list[Example]:
-    """The examples with labels as names, or as numbers."""
-    labels = [_number(one.label) if number else _text(one.label).strip() for one in examples]
-    labelled = [replace(one, label=label) for one, label in zip(examples, labels, strict=True)]
-    if bad := [row for row, label in enumerate(labels) if label is None or label == ""]:
-        kind = (
-            f"is no number: {examples[bad[0]].label!r}"
-            if number
-            else "is empty; fill it in, or leave the row out"
-        )
-        more = f" (and {len(bad) - 1:,} more such)" if len(bad) > 1 else ""
-        raise DataError(f"{name}: the label of example {bad[0] + 1} {kind}{more}")
-    if not labelled:
+def _labelled(name: str, rows: dict[int, Example], *, number: bool) -> list[Example]:
+    """The examples that have a label, as a name or a number; most of them must."""
+    if not rows:
         raise DataError(f"{name} holds no example with a text")
-    return labelled
+    labels = {row: _text(one.label).strip() for row, one in rows.items()}
+    empty = [row for row, label in labels.items() if not label]
+    if 2 * len(empty) > len(rows):
+        raise DataError(
+            f"{name}: {len(empty):,} of {counted(len(rows), 'example')} have an empty label, the first in row "
+            f"{empty[0]:,}; fill them in, or name another column with --label"
+        )
+    kept = {row: label for row, label in labels.items() if label}
+    if not number:
+        return [replace(rows[row], label=label) for row, label in kept.items()]
+    numbers = {row: _number(rows[row].label) for row in kept}
+    if bad := [row for row, label in numbers.items() if label is None]:
+        more = f" (and {len(bad) - 1:,} more such)" if len(bad) > 1 else ""
+        raise DataError(f"{name}: the label of row {bad[0]:,} is no number: {rows[bad[0]].label!r}{more}")
+    return [replace(rows[row], label=label) for row, label in numbers.items()]
 
 
 def _key(example: Example) -> str:
@@ -191,14 +241,16 @@ def _shared(found: dict[str, list[Example]]) -> int:
     return sum(_key(example) in known for split in ("val", "test") for example in found[split])
 
 
-def _balanced(examples: list[Example], seed: int) -> list[Example]:
-    """As many of each class as of the rarest, drawn with a seed; order kept."""
-    least = min(Counter(example.label for example in examples).values())
-    chosen: list[int] = []
-    for label in sorted({str(example.label) for example in examples}):
-        mine = [index for index, example in enumerate(examples) if example.label == label]
-        chosen += np.random.default_rng(seed).permutation(mine)[:least].tolist()
-    return [examples[index] for index in sorted(chosen)]
+def _balanced(found: dict[str, list[Example]], options: ClassifyOptions) -> tuple[list[Example], list[str]]:
+    """As many of each class as of the rarest; and what to say of it."""
+    examples = found["train"]
+    chosen = splits.balanced([str(example.label) for example in examples], options.split_seed)
+    shares = {"validation": ("val", options.val_fraction), "test": ("test", options.test_fraction)}
+    thinned = [name for name, (split, share) in shares.items() if split not in found and share]
+    also = f", from {' and '.join(thinned)} as well" if thinned else ""
+    n = len(examples) - len(chosen)
+    said = [f"--balance sample leaves out {counted(n, 'example')}{also}"] if n else []
+    return [examples[index] for index in chosen], said
 
 
 def _split(
@@ -210,29 +262,13 @@ def _split(
     if val + test >= 1:
         raise ConfigError(f"--val-fraction {val} and --test-fraction {test} leave nothing to train on")
     examples = found["train"]
-    mixed = _mixed([str(e.label) if stratify else "" for e in examples], options.split_seed)
-    n_train, n_val = int((1 - val - test) * len(examples) + 1e-6), int(val * len(examples) + 1e-6)
-    if not test:
-        n_train = len(examples) - n_val
-    if not val:
-        n_val = 0
-    cuts = np.split(mixed, [n_train, n_train + n_val])
+    labels = [str(example.label) if stratify else "" for example in examples]
+    cuts = splits.cut(labels, val, test, options.split_seed)
     made = {split: [examples[i] for i in part] for split, part in zip(SPLITS, cuts, strict=True)}
     return {split: found[split] if split in found and split != "train" else made[split] for split in SPLITS}
 
 
-def _mixed(labels: Sequence[str], seed: int) -> np.ndarray:
-    """An order of the examples in which every stretch has about its share of each label."""
-    rng = np.random.default_rng(seed)
-    place = np.empty(len(labels))
-    names = np.array(labels)
-    for label in sorted(set(labels)):
-        mine = np.flatnonzero(names == label)
-        place[rng.permutation(mine)] = (np.arange(len(mine)) + rng.random()) / len(mine)
-    return np.argsort(place, kind="stable")
-
-
-def _classes(path: Path, found: dict[str, list[Example]]) -> tuple[str, ...]:
+def _classes(path: Path, found: dict[str, list[Example]], made: set[str]) -> tuple[str, ...]:
     names = {split: {str(example.label) for example in found[split]} for split in SPLITS}
     texts = {example.text for split in SPLITS for example in found[split]}
     labels = set().union(*names.values())
@@ -248,8 +284,13 @@ def _classes(path: Path, found: dict[str, list[Example]]) -> tuple[str, ...]:
     for split in ("val", "test"):
         if unseen := sorted(names[split] - names["train"]):
             few = ", ".join(beginning(name, 40) for name in unseen[:FEW])
-            more = f" and {len(unseen) - FEW:,} more" if len(unseen) > FEW else ""
-            raise DataError(f"{path}: {split} has labels that training never sees: {few}{more}")
+            few += f" and {len(unseen) - FEW:,} more" if len(unseen) > FEW else ""
+            numbers = all(_number(name) is not None for name in labels)
+            hint = "; --kind number predicts a number" if numbers else ""
+            if split in made:
+                why = "labels have too few examples to be in training and held out as well"
+                raise DataError(f"{path}: {why}: {few}{hint or '; add examples, or leave those out'}")
+            raise DataError(f"{path}: {split} has labels that training never sees: {few}{hint}")
     known = sorted(names["train"])
     if all(name.lstrip("-").isdecimal() for name in known):
         known.sort(key=int)
