@@ -6,8 +6,8 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from gptworks.errors import ConfigError, DataError
-from gptworks.evaluate import suite
-from gptworks.evaluate.questions import ask
+from gptworks.evaluate import choice, suite
+from gptworks.evaluate.questions import Question, ask
 from gptworks.evaluate.scoring import score
 from gptworks.evaluate.tasks import TASKS, canonical
 from gptworks.recipe import EvaluateOptions, PerplexityOptions
@@ -84,12 +84,37 @@ def test_a_beginning_that_does_not_fit_is_cut_and_counted(narrow, sets):
     assert "longer than the model reads: cut at the beginning" in found[0][0].notes[0]
 
 
-def test_an_answer_that_does_not_fit_is_refused(narrow, tokenizer):
-    question = TASKS["choice"].question(
-        suite.Record("file:1", {"query": "q", "choices": ["a" * 60, "b"], "gold": 0})
+def test_an_answer_that_does_not_fit_is_scored_by_its_beginning_and_counted(narrow, tokenizer):
+    """As the answer that ends where the model's context does, per token and per character alike."""
+
+    def measured(answer):
+        row = {"query": "q", "choices": [answer, "b"], "gold": 0}
+        question = TASKS["choice"].question(suite.Record("file:1", row))
+        asked = ask([question], tokenizer, 48)
+        answers = score(model, asked.requests)
+        return answers[0][0].total, choice.scores(TASKS["choice"], [question], answers, asked)
+
+    model, _ = open_ours(narrow)
+    cut, found = measured("a" * 60)
+    whole, fits = measured("a" * 47)  # a byte a token, and the space before it
+    assert cut == whole
+    assert [one.value for one in found] == [one.value for one in fits]
+    assert all(
+        one.notes[-1] == "1 answer longer than the context: only its beginning is scored" for one in found
     )
-    with pytest.raises(DataError, match="file:1: an answer of 61 tokens"):
-        ask([question], tokenizer, 48)
+    assert [one.details["shortened"] for one in (*found, *fits)] == [1, 1, 0, 0]
+
+
+def test_characters_of_an_answer_are_those_that_were_read(narrow, tokenizer):
+    question = Question("file:1", ("q",), ("a" * 60,), lengths=(60,))
+    asked = ask([question], tokenizer, 48)
+    (alike,) = (choice._as_read(question, requests) for requests in asked.requests)
+    assert alike.lengths == (48,)
+
+
+def test_an_answer_without_a_token_is_refused(tokenizer):
+    with pytest.raises(DataError, match="file:1: an answer without a token"):
+        ask([Question("file:1", ("q",), ("",))], tokenizer, 48)
 
 
 @pytest.mark.parametrize(

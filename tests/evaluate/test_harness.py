@@ -107,6 +107,18 @@ def test_generated_texts_are_those_of_the_hf_backend(narrow, tasks):
     assert live.truncated == 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_answers_longer_than_the_context_are_cut_and_said(narrow, tasks):
+    model, tokenizer = open_ours(narrow)
+    from gptworks.evaluate.scoring import Request, score
+
+    live = harness.LiveModel(model, tokenizer)
+    ((nats, _),) = live._loglikelihood_tokens([(("", ""), [65], [66] * 70)])
+    ((answer,),) = score(model, [[Request([65], [66] * model.config.context)]])
+    assert nats == answer.total
+    assert live.shortened == 1
+
+
 def test_scores_say_split_definition_and_number(wide, tasks):
     found, _, _ = ours_and_theirs(wide, tasks, ("local_piqa",), limit=3)
     score, material = found[0]

@@ -1,13 +1,13 @@
 """From how likely each answer is to what is counted: which answer is taken, and whether it is right."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gptworks.evaluate.questions import Asked, Question
 from gptworks.evaluate.results import Score
-from gptworks.evaluate.scoring import Answer
+from gptworks.evaluate.scoring import Answer, Request
 from gptworks.evaluate.statistics import Form
 from gptworks.evaluate.tasks import Task
 from gptworks.wording import counted
@@ -87,8 +87,9 @@ METRICS = {
 def scores(
     task: Task, questions: Sequence[Question], answers: Sequence[Sequence[Answer]], asked: Asked
 ) -> list[Score]:
-    """What a task counts."""
-    notes = truncation_notes(asked.truncated, len(questions))
+    """What a task counts. Of an answer that was not read to its end, only that part's characters count."""
+    questions = [_as_read(*pair) for pair in zip(questions, asked.requests, strict=True)]
+    notes = truncation_notes(asked.truncated, len(questions)) + shortening_notes(asked.shortened)
     return [
         Score(
             metric=METRICS[name].called or name,
@@ -98,10 +99,15 @@ def scores(
             n=len(questions),
             higher_is_better=METRICS[name].higher_is_better,
             notes=notes,
-            details={"truncated": asked.truncated},
+            details={"truncated": asked.truncated, "shortened": asked.shortened},
         )
         for name in task.metrics
     ]
+
+
+def _as_read(question: Question, requests: Sequence[Request]) -> Question:
+    pairs = zip(question.lengths, requests, strict=False)  # some tasks need no lengths
+    return replace(question, lengths=tuple(length * request.share for length, request in pairs))
 
 
 def samples(
@@ -117,3 +123,11 @@ def truncation_notes(truncated: int, n: int) -> tuple[str, ...]:
     if not truncated:
         return ()
     return (f"{truncated:,} of {counted(n, 'context')} longer than the model reads: cut at the beginning",)
+
+
+def shortening_notes(shortened: int) -> tuple[str, ...]:
+    """The same of answers."""
+    if not shortened:
+        return ()
+    their = "its" if shortened == 1 else "their"
+    return (f"{counted(shortened, 'answer')} longer than the context: only {their} beginning is scored",)

@@ -22,10 +22,11 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
 from gptworks.errors import CheckpointError, ConfigError, DataError
+from gptworks.evaluate.choice import shortening_notes
 from gptworks.evaluate.perplexity import cut
 from gptworks.evaluate.questions import Question, ask, encode_all, start_mark
 from gptworks.evaluate.results import Material, Score, Split, versions
-from gptworks.evaluate.scoring import Request, score
+from gptworks.evaluate.scoring import Request, fitting, score
 from gptworks.evaluate.statistics import Estimate, Form, estimate
 from gptworks.evaluate.texts import Text
 from gptworks.generate.continuation import evaluating
@@ -54,6 +55,8 @@ class LiveModel(TemplateLM):
         self.model, self.tokens, self.batch_tokens = model, tokenizer, batch_tokens
         self.truncated = 0
         """Contexts that did not fit and lost their beginning."""
+        self.shortened = 0
+        """Answers that did not fit and lost their end."""
 
     @property
     def eot_token_id(self) -> int:
@@ -80,13 +83,16 @@ class LiveModel(TemplateLM):
             questions.append(Question(place, tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)))
         asked = ask(questions, self.tokens, self.model.config.context)
         self.truncated += asked.truncated
+        self.shortened += asked.shortened
         answers = score(self.model, asked.requests, batch_tokens=self.batch_tokens)
         return [(answer.total, answer.greedy) for question in answers for answer in question]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
-        asked = [[Request(context, continuation)] for _, context, continuation in requests]
+        longest = self.model.config.context
+        asked = [[fitting(Request(start, rest), longest)] for _, start, rest in requests]
+        self.shortened += sum(request.left_out > 0 for (request,) in asked)
         answers = score(self.model, asked, batch_tokens=self.batch_tokens)
         return [(answer.total, answer.greedy) for (answer,) in answers]
 
@@ -197,7 +203,7 @@ def measure(live: LiveModel, plan: Plan, known: TaskManager, limit: int | None) 
     Raises:
         DataError: a task's data cannot be had.
     """
-    before = live.truncated
+    before = live.truncated, live.shortened
     try:
         said: Any = simple_evaluate(
             model=live,
@@ -211,8 +217,9 @@ def measure(live: LiveModel, plan: Plan, known: TaskManager, limit: int | None) 
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise DataError(f"harness:{','.join(plan.tasks)}: {first.strip()}") from None
     assert said is not None
-    cut_short = live.truncated - before
+    cut_short = live.truncated - before[0]
     notes = (f"{counted(cut_short, 'context')} cut at the beginning",) if cut_short else ()
+    notes += shortening_notes(live.shortened - before[1])
     return [one for task in said["results"] for one in _of_task(task, said, limit, notes)]
 
 

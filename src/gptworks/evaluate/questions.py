@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gptworks.errors import CheckpointError, DataError
-from gptworks.evaluate.scoring import Request, overflow
+from gptworks.evaluate.scoring import Request, fitting, overflow
 from gptworks.text.tokenizer import Tokenizer
 
 MARKERS = re.compile(r"(?:^|\n)(?:Question|Q|Answer|A):")
@@ -28,7 +28,7 @@ class Question:
     """One for each context: a model says how likely it follows."""
     gold: int = 0
     """Which is right."""
-    lengths: tuple[int, ...] = ()
+    lengths: tuple[float, ...] = ()
     """Characters of each answer."""
 
     @property
@@ -51,6 +51,11 @@ class Asked:
     truncated: int
     """Questions whose beginning does not fit the model's context and is left out."""
 
+    @property
+    def shortened(self) -> int:
+        """Answers that alone are longer than the model's context: only their first tokens are asked about."""
+        return sum(request.left_out > 0 for question in self.requests for request in question)
+
 
 def start_mark(tokenizer: Tokenizer) -> int | None:
     """The token that a text begins after; None if the tokenizer has none."""
@@ -61,7 +66,7 @@ def ask(questions: Sequence[Question], tokenizer: Tokenizer, context: int, *, ap
     """Questions as tokens for a model with `context`; `apart` encodes contexts and continuations by themselves.
 
     Raises:
-        DataError: an answer that no model of this context can be asked about.
+        DataError: an answer without a token.
     """
     pairs = [_moved(*pair) for q in questions for pair in zip(q.contexts, q.continuations, strict=True)]
     starts = dict.fromkeys(start for start, _ in pairs)
@@ -73,13 +78,12 @@ def ask(questions: Sequence[Question], tokenizer: Tokenizer, context: int, *, ap
         asked = []
         for _ in question.contexts:
             (start, _), ids = next(flat)
-            asked.append(_split(encoded[start], ids, apart=apart or not start, tokenizer=tokenizer))
-        for request in asked:
-            if not 0 < len(request.continuation) <= context:
+            request = _split(encoded[start], ids, apart=apart or not start, tokenizer=tokenizer)
+            if not len(request.continuation):
                 raise DataError(
-                    f"{question.place}: an answer of {len(request.continuation):,} tokens cannot be asked of a model "
-                    f"with a context of {context:,}"
+                    f"{question.place}: an answer without a token cannot be scored; give it some text"
                 )
+            asked.append(fitting(request, context))
         truncated += any(overflow(request, context) for request in asked)
         requests.append(asked)
     return Asked(requests, truncated)

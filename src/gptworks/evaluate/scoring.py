@@ -30,6 +30,13 @@ class Request:
 
     context: Sequence[int]
     continuation: Sequence[int]
+    left_out: int = 0
+    """Tokens that end the continuation and are not asked about, since the model's context is too short."""
+
+    @property
+    def share(self) -> float:
+        """Of the continuation's tokens, those that are asked about."""
+        return len(self.continuation) / (len(self.continuation) + self.left_out)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,12 @@ class _Row:
     n_scored: int
     """The predictions of the last so many tokens are wanted."""
     targets: Sequence[int]
+
+
+def fitting(request: Request, context: int) -> Request:
+    """The request with as much of its continuation as a model can be asked about, from its beginning."""
+    left_out = max(0, len(request.continuation) - context)
+    return Request(request.context, request.continuation[:context], left_out) if left_out else request
 
 
 def overflow(request: Request, context: int) -> int:
