@@ -118,7 +118,8 @@ def test_an_answer_without_a_token_is_refused(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("helaswag", "hellaswag"), ("arc", "arc_easy"), ("boolqq", "boolq"), ("siga", "siqa")]
+    ("name", "near"),
+    [("helaswag", "hellaswag"), ("arc", "arc_easy"), ("boolqq", "boolq"), ("siga", "social_iqa")],
 )
 def test_a_task_that_does_not_exist_is_answered_with_the_nearest(name, near):
     with pytest.raises(ConfigError, match=f"there is no task '{name}'.*{near}"):
