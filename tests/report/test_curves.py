@@ -61,3 +61,13 @@ def test_scores_of_a_runs_checkpoints_become_a_curve(logged):
     line = next(p for p in pictures if p.title == "piqa acc").figure.axes[0].lines[0]
     assert line.get_xdata().tolist() == [1280, 5120]
     assert line.get_ydata().tolist() == [0.5, 0.6]
+
+
+def test_a_legend_lists_the_runs_that_have_points(logged):
+    results = [{"task": "t", "metric": "m", "value": 5e6 + step, "step": step} for step in (20, 40)]
+    runs = read([logged("scored", results=results), logged("other"), logged("third")])
+    (of_results,) = [one for one in curves.scores(runs) if one.title == "t m"]
+    (named,) = of_results.figure.axes[0].get_legend().get_texts()
+    assert named.get_text() == "scored"
+    (alone,) = [one for one in curves.scores(runs[:1]) if one.title == "t m"]
+    assert [words.get_text() for words in alone.figure.axes[0].texts] == ["5M"]

@@ -80,9 +80,7 @@ def losses(logged: Sequence[Logged]) -> dict[str, Picture]:
         unit = f"{label} ({unit})" if unit else label
         title = f"loss ({logged[0].unit})"
         caption = (
-            "Pale: each step. High first losses may lie outside."
-            if len(logged) == 1
-            else "Thin: training, smoothed. With marks: validation. High first losses may lie outside."
+            "Pale: each step." if len(logged) == 1 else "Thin: training, smoothed. With marks: validation."
         )
         pictures[axis] = style.picture(f"loss-{axis.lower()}", title, draw, x=unit, caption=caption)
     return pictures
@@ -105,8 +103,8 @@ def _loss(axes: Axes, one: Logged, axis: str, scale: float, number: int | None) 
         marks = {"marker": marker(1 if number is None else number), "markevery": max(1, len(val) // MARKS)}
         axes.plot(at * scale, val, label=name, **marks, **dress)
         if number is None:
-            _end(axes, at[-1] * scale, val[-1], f"{val[-1]:.3f}", COLOURS[1])
-    elif number is not None:
+            _end(axes, at[-1] * scale, val[-1], style.value(val[-1]), COLOURS[1])
+    elif number is not None and x is not None and len(loss):
         axes.plot([], [], label=one.name, **looks)
 
 
@@ -144,7 +142,7 @@ def scores(logged: Sequence[Logged]) -> list[Picture]:
         def draw(axes: Axes, name: str = name, points: Points = points, lines: Lines = lines) -> None:
             for number, one in enumerate(logged):
                 x, y = points(one)
-                label = one.name if len(logged) > 1 else None
+                label = one.name if len(logged) > 1 and len(y) else None
                 axes.plot(
                     x,
                     y,
@@ -154,7 +152,7 @@ def scores(logged: Sequence[Logged]) -> list[Picture]:
                     **look(number),
                 )
                 if len(logged) == 1 and len(y):
-                    _end(axes, x[-1], y[-1], f"{y[-1]:.3f}", COLOURS[0])
+                    _end(axes, x[-1], y[-1], style.value(y[-1]), COLOURS[0])
             style.short_numbers(axes.xaxis)
             axes.set_xlim(left=0)
             axes.margins(y=0.1)
@@ -257,7 +255,8 @@ def health(logged: Sequence[Logged]) -> list[Picture]:
             for number, one in enumerate(logged):
                 rows, values = column(one.steps, name)
                 x, y = thin(np.array([row["step"] for row in rows], dtype=float), values * scale, POINTS)
-                axes.plot(x, y, linewidth=1.1, label=one.name if len(logged) > 1 else None, **look(number))
+                label = one.name if len(logged) > 1 and len(y) else None
+                axes.plot(x, y, linewidth=1.1, label=label, **look(number))
             style.short_numbers(axes.xaxis)
             axes.set_xlim(left=0)
             if name != "grad_norm":

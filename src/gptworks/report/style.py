@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
 INK, QUIET, GRID, PAGE = "#24292f", "#5f6872", "#e4e7ea", "#fffffe"
@@ -65,6 +65,9 @@ RC: dict[Any, Any] = {
 WIDTH, HEIGHT, LEGEND_ROW = 4.3, 2.75, 0.19
 START = 0.02
 """Share of a run whose high first losses may lie outside of a picture."""
+
+LARGE, SMALL = 1e4, 1e-3
+"""From here on, and below, numbers on an axis are written shorter."""
 
 LEFT, RIGHT, BOTTOM, TOP = 0.58, 0.14, 0.5, 0.38
 """Inches; small enough to be read at a phone's width."""
@@ -124,6 +127,8 @@ def picture(
         figure = Figure(figsize=size, dpi=160)
         axes = figure.add_subplot()
         draw(axes)
+        _whole_numbers(axes.yaxis)
+        caption = " ".join(filter(None, (caption, _outside(axes))))
         axes.set_xlabel(x, loc="right")
         handles, labels = axes.get_legend_handles_labels()
         columns = 2 if max(map(len, labels), default=0) > 18 else 3
@@ -190,6 +195,25 @@ def short_log(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
+def _whole_numbers(axis: Axis) -> None:
+    """4.9M instead of 4.9 beside a power of ten, which would stand where the legend is."""
+    if not isinstance(axis.get_major_formatter(), ScalarFormatter):
+        return
+    most = max(map(abs, axis.get_view_interval()))
+    if most >= LARGE or most < SMALL:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    else:
+        axis.set_major_formatter(ScalarFormatter(useOffset=False))
+
+
+def _outside(axes: Axes) -> str:
+    """What a caption says of curves that begin above the picture; nothing if none does."""
+    top = axes.get_ylim()[1]
+    curves = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+    highest = max((float(y.max()) for y in curves if len(y)), default=top)
+    return f"The first values lie outside: up to {short(highest)}." if highest > top else ""
+
+
 def without_the_start(axes: Axes) -> None:
     """Let the first steps of curves that fall from high above lie outside, if they would take most of the room."""
     curves = [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in axes.lines]
@@ -209,6 +233,11 @@ def without_the_start(axes: Axes) -> None:
     if axes.get_yscale() == "log" and bottom <= 0:
         bottom = 0.8 * later[later > 0].min()
     axes.set_ylim(bottom, later.max() + margin)
+
+
+def value(number: float) -> str:
+    """A score in a picture: 0.312, 4.85M."""
+    return f"{number:.3f}" if abs(number) < LARGE / 10 else short(number)
 
 
 def short(number: float) -> str:
