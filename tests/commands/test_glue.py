@@ -293,7 +293,9 @@ def test_a_campaign_becomes_a_submission_and_pictures(base, tmp_path, capsys):
     assert "add --fill-majority" in capsys.readouterr().err
     assert not file.exists()
     assert gptworks(f"glue submit {out} --out {file} --fill-majority") == 0
-    assert "not run, and filled with one answer throughout: CoLA (1)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "not run, and filled with one answer throughout: CoLA (1)" in said
+    assert "fewer epochs than the default: WNLI (0.1 of 6 epochs)." in said
     assert gptworks(f"glue check {file}") == 0
     with zipfile.ZipFile(file) as archive:
         lines = archive.read("WNLI.tsv").decode().splitlines()

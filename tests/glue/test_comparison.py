@@ -1,7 +1,9 @@
+import dataclasses
+
 import pytest
 
 from gptworks.errors import ConfigError
-from gptworks.glue import comparison, records
+from gptworks.glue import comparison, records, table
 from gptworks.glue.records import Subject
 from tests.glue.campaigns import checkpoint, make
 
@@ -33,3 +35,23 @@ def test_an_empty_campaign_is_refused(tmp_path):
     records.write_grid(tmp_path, records.Grid((checkpoint(1.0),), ("wnli",), {"wnli": 1}))
     with pytest.raises(ConfigError, match="nothing to compare"):
         comparison.table(tmp_path)
+
+
+def test_a_table_says_what_was_learned_from_less(tmp_path):
+    subject = checkpoint(1.0)
+    campaign = make(tmp_path / "c", [subject], ("rte", "wnli"), predict=False, tries=1)
+    assert table.less(records.results(campaign).values()) == ""
+    cell = records.cell(campaign, subject.name, "rte")
+    result = records.read_result(cell)
+    assert result is not None
+    records.write_result(cell, dataclasses.replace(result, n_train=100, epochs=0.5))
+    said = "or for fewer epochs than the default: RTE (100 of 2,490 rows, 0.5 of 3 epochs). "
+    assert said in table.draw(campaign)
+    assert said in comparison.table(campaign)
+
+
+def test_a_table_of_one_try_speaks_of_no_others(tmp_path):
+    once = table.draw(make(tmp_path / "one", [checkpoint(1.0)], ("wnli",), predict=False, tries=1))
+    thrice = table.draw(make(tmp_path / "three", [checkpoint(1.0)], ("wnli",), predict=False))
+    assert ("of one try each" in once, "best of all tries" in once) == (True, False)
+    assert ("of one try each" in thrice, "best of all tries" in thrice) == (False, True)

@@ -83,12 +83,15 @@ def submit(
     ] = False,
 ) -> None:
     """Write a campaign's predictions as the zip that GLUE's server takes."""
-    from gptworks.glue import submission
+    from gptworks.glue import records, submission, table
     from gptworks.report import terminal
 
     made = submission.write(campaign, out, subject=subject, fill_majority=fill_majority)
     if made.filled:
         terminal.say(submission.warning(made.filled))
+    done = records.results(campaign)
+    if less := table.less(result for (name, _), result in done.items() if name == made.subject.name):
+        terminal.say(less)
     print(f"{made.file}: eleven files, of {made.subject.name}")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gptworks.errors import ConfigError
 from gptworks.glue import records, thesis
+from gptworks.glue.table import less
 from gptworks.glue.tasks import TASKS, Task
 
 NOTE = (
@@ -47,7 +48,8 @@ def table(campaign: Path) -> str:
     lines += [[row.name, *(_cell(task, row.scores) for task in tasks)] for row in rest]
     head = ["model", *(task.title for task in tasks)]
     rule = ["---", *["---:"] * len(tasks)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines]) + f"\n\n{NOTE}"
+    note = " ".join(filter(None, (less(done.values()), NOTE)))
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines]) + f"\n\n{note}"
 
 
 def _cell(task: Task, scores: Mapping[str, Mapping[str, float]]) -> str:

@@ -169,6 +169,7 @@ class Finish:
             baselines=baselines(task, truth(task, self.lessons)),
             seconds=sum(one.seconds for one in kept) + time.monotonic() - begun,
             remarks=tuple(remarks),
+            epochs=recipe.train.epochs,
         )
         throw_away(cell, [n for n in range(1, n_tries + 1) if n != chosen or not self.keep_models])
         records.write_result(cell, result)

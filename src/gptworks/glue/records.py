@@ -98,6 +98,8 @@ class Result:
     """Of the whole cell."""
     remarks: tuple[str, ...] = ()
     """What a person should know: texts that were cut, a part of training used, ..."""
+    epochs: float | None = None
+    """Passes over the training rows in each try; None where it is not known."""
 
     @property
     def best(self) -> Try:

@@ -1,6 +1,6 @@
 """A campaign's scores as a table that fills as it goes: Markdown, in percent, baselines below. No torch here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from gptworks import runs
@@ -9,10 +9,14 @@ from gptworks.glue import records
 from gptworks.glue.records import Result
 from gptworks.glue.tasks import TASKS, Task
 
-NOTE = (
+ONE_TRY = "Validation scores in percent, of one try each."
+SEVERAL_TRIES = (
     "Validation scores in percent of the try that is kept, which is the best of all tries on the same rows and so "
-    "flatters; in brackets the mean over tries and its standard deviation. Two metrics stand as a/b. GLUE is the "
-    "official average of the kept tries (every task the mean of its metrics, MNLI one task), where all nine are there."
+    "flatters; in brackets the mean over tries and its standard deviation."
+)
+NOTE = (
+    "Two metrics stand as a/b. GLUE is the official average of the scores before brackets (every task the mean of its "
+    "metrics, MNLI one task), where all nine are there."
 )
 
 
@@ -39,7 +43,35 @@ def draw(campaign: Path) -> str:
             cells = [_percents(task, found[task.name]) if task.name in found else "" for task in tasks]
             lines.append([f"*{name} guess*", *cells, _average(found)])
     rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *lines]) + f"\n\n{NOTE}\n"
+    return (
+        "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *lines])
+        + f"\n\n{_note(done.values())}\n"
+    )
+
+
+def less(results: Iterable[Result]) -> str:
+    """Which tasks were learned from fewer rows than GLUE has, or for fewer epochs than is usual; empty if none was."""
+    found: dict[str, None] = {}
+    for result in results:
+        task, words = TASKS[result.task], []
+        if result.n_train < task.train.rows:
+            words.append(f"{result.n_train:,} of {task.train.rows:,} rows")
+        if result.epochs is not None and result.epochs < task.profile.epochs:
+            words.append(f"{result.epochs:g} of {task.profile.epochs:g} epochs")
+        if words:
+            found[f"{task.title} ({', '.join(words)})"] = None
+    return (
+        f"Fine-tuned on part of the rows, or for fewer epochs than the default: {', '.join(found)}."
+        if found
+        else ""
+    )
+
+
+def _note(results: Iterable[Result]) -> str:
+    """What a reader of the table must know."""
+    results = list(results)
+    tries = SEVERAL_TRIES if any(len(result.tries) > 1 for result in results) else ONE_TRY
+    return " ".join(filter(None, (less(results), tries, NOTE)))
 
 
 def line(result: Result) -> str:
