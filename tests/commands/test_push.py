@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gptworks.cli import main
+from gptworks.commands.push import _classified
 from gptworks.model import checkpoint
 from gptworks.text.tokenizer import Tokenizer
 from tests import hub
@@ -77,7 +78,8 @@ def test_a_run_is_published_with_its_card(run, tmp_path):
     assert "| steps | 3 |" in card
     assert "| tokens | 192, repeats counted |" in card
     assert re.search(
-        r"\| bits_per_byte \| bits_per_byte \| [\d.]+ \| [\d.]+ to [\d.]+ \| \d+ \| a.txt \|", card
+        r"\| bits_per_byte \| bits_per_byte \| [\d.]+ \| [\d.]+ to [\d.]+ \| \d+ \| a.txt \(first 3\) \|",
+        card,
     )
     everything = b"".join(file.read_bytes() for file in published.iterdir())
     for private in (str(run.parent), run.parent.name, str(Path.home()) + "/", TOKEN):
@@ -159,3 +161,13 @@ def test_the_card_can_be_read_before_anything_is_pushed(run, tmp_path, capsys):
     assert file.read_text().startswith("---\n")
     assert main(["push", str(run), "--repo", "you/small", "--card-only", str(file)]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_classifiers_scores_stand_beside_what_guessing_gets():
+    told = {"n": 62, "checkpoint": "step-000028", "accuracy": 0.5, "macro_f1": 0.25, "matthews": 0.125}
+    told["baselines"] = {"majority_accuracy": 0.48}
+    rows = _classified({"data": "five.csv", "split": "val", "scores": {"last": told}}, "step-000028")
+    values = {row["metric"]: row["value"] for row in rows}
+    assert values == {"accuracy": 0.5, "f1_macro": 0.25, "matthews_correlation": 0.125}
+    assert "always naming the most frequent class gets 0.48" in rows[0]["definition"]
+    assert all(row["notes"] == ("of texts that the best checkpoint is chosen by",) for row in rows)

@@ -68,6 +68,30 @@ def test_it_says_what_is_known():
     assert "| energy | 1 kWh |" in card.write(replace(FACTS, joules=3.6e6))
 
 
+def test_of_several_scores_of_one_task_the_one_of_most_examples_is_kept():
+    acc = {
+        "task": "piqa",
+        "metric": "acc",
+        "split": "dev",
+        "data": "hf:baber/piqa",
+        "definition": "d",
+        "shots": 0,
+    }
+    few = acc | {"value": 0.4, "n": 29, "limit": 29}
+    part = acc | {"value": 0.5, "n": 100, "limit": 100, "notes": ["2 of 100 contexts cut"]}
+    text = card.write(replace(FACTS, scores=[part, few]))
+    (result,) = ModelCard(text).data.eval_results
+    assert (result.metric_value, result.dataset_name) == (0.5, "hf:baber/piqa (first 100)")
+    assert "| piqa | acc | 0.5 | not known | 100 | hf:baber/piqa (first 100) | dev | 0 |" in text
+    assert "- acc of piqa: d; 2 of 100 contexts cut" in text
+    assert "| 29 |" not in text
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(1.2, "1 second"), (21, "21 seconds"), (600, "10.0 minutes")])
+def test_short_times_are_said_in_minutes_or_seconds(seconds, said):
+    assert f"| time | {said} |" in card.write(replace(FACTS, seconds=seconds))
+
+
 def test_the_hubs_own_reader_understands_it():
     found = ModelCard(card.write(FACTS)).data
     assert (found.license, found.library_name, found.pipeline_tag) == (

@@ -113,32 +113,50 @@ def _of_run(run: Path, folder: Path) -> dict[str, Any]:
 
 def _classified(told: dict[str, Any], checkpoint: str) -> list[dict[str, Any]]:
     """Rows of what the classifier of this checkpoint scored; `told` is classify-test.json, or classify-val.json."""
-    import numpy as np
-
-    from gptworks.evaluate.statistics import estimate
-
     rows = []
     for scores in told.get("scores", {}).values():
         if scores.get("checkpoint") != checkpoint:
             continue
-        n = scores["n"]
-        row = {
-            "task": "classify",
-            "n": n,
-            "data": told.get("data"),
-            "split": told.get("split", "test"),
-            "shots": 0,
-        }
-        if "mse" in scores:
-            row |= {"metric": "mse", "value": scores["mse"]}
-            row["definition"] = "mean over the texts of the squared error of the number said"
-        else:
-            right = np.ones((n, 2))
-            right[round(scores["accuracy"] * n) :, 0] = 0
-            row |= {"metric": "accuracy", "value": scores["accuracy"]}
-            row["interval_95"] = estimate(right, "mean").interval
-            row["definition"] = "share of the texts whose most probable class is the right one"
-        if row["split"] == "val":
-            row["definition"] += "; of texts that the best checkpoint is chosen by"
-        rows.append(row)
+        about = {"task": "classify", "n": scores["n"], "data": told.get("data"), "shots": 0}
+        about["split"] = told.get("split", "test")
+        chosen_by = ("of texts that the best checkpoint is chosen by",) if about["split"] == "val" else ()
+        for row in [_of_numbers(scores)] if "mse" in scores else _of_classes(scores):
+            rows.append(about | row | {"notes": chosen_by})
     return rows
+
+
+def _of_numbers(scores: dict[str, Any]) -> dict[str, Any]:
+    words = "mean over the texts of the squared error of the number said"
+    if (guess := scores.get("baselines", {}).get("mean_mse")) is not None:
+        words += f"; always saying training's mean gets {guess:.4g}"
+    return {"metric": "mse", "value": scores["mse"], "definition": words}
+
+
+def _of_classes(scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """Accuracy with its interval and what guessing reaches; what rare classes count in as much as frequent ones."""
+    import numpy as np
+
+    from gptworks.evaluate.statistics import estimate
+
+    n = scores["n"]
+    right = np.ones((n, 2))
+    right[round(scores["accuracy"] * n) :, 0] = 0
+    words = "share of the texts whose most probable class is the right one"
+    if (guess := scores.get("baselines", {}).get("majority_accuracy")) is not None:
+        words += f"; always naming the most frequent class gets {guess:.4g}"
+    interval = estimate(right, "mean").interval
+    found = [
+        {"metric": "accuracy", "value": scores["accuracy"], "interval_95": interval, "definition": words}
+    ]
+    more = {
+        "macro_f1": ("f1_macro", "mean over the classes of the harmonic mean of precision and recall"),
+        "matthews": (
+            "matthews_correlation",
+            "correlation of the classes named with the right ones: 1 if all are right, about 0 for guessing",
+        ),
+    }
+    return found + [
+        {"metric": name, "value": scores[key], "definition": words}
+        for key, (name, words) in more.items()
+        if scores.get(key) is not None
+    ]

@@ -18,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from gptworks.model import sizing
 from gptworks.model.config import ModelConfig
 from gptworks.model.find import HUB_ID, is_hub_id
+from gptworks.wording import counted
 
 Row = Mapping[str, Any]
 
@@ -127,7 +128,20 @@ def example(facts: Facts) -> str:
     )  # fmt: skip
 
 
+def _largest(rows: Sequence[Row]) -> list[Row]:
+    """Of several scores of one task and metric on the same data, the one of most examples; of equals the last."""
+    kept: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        key = tuple(row.get(name) for name in ("task", "metric", "data", "split", "shots"))
+        if key not in kept or (row.get("n") or 0) >= (kept[key].get("n") or 0):
+            kept[key] = row
+    return list(kept.values())
+
+
 def _data(facts: Facts) -> ModelCardData:
+    rows = {
+        (_on(row), row["metric"], row["value"]): row for row in _largest(facts.scores)
+    }  # not by two tasks
     results = [
         EvalResult(
             task_type=_task(facts),
@@ -138,7 +152,7 @@ def _data(facts: Facts) -> ModelCardData:
             metric_value=row["value"],
             metric_name=row["metric"],
         )
-        for row in facts.scores
+        for row in rows.values()
     ]
     known = facts.license is not None and re.fullmatch(r"[a-z0-9.-]+", facts.license)
     return ModelCardData(
@@ -157,8 +171,9 @@ def _task(facts: Facts) -> str:
 
 
 def _on(row: Row) -> str:
-    """What a score was measured on, or else its task."""
-    return placeless(row.get("data") or row["task"])
+    """What a score was measured on, or else its task; of a part, how much of it."""
+    part = f" (first {row['limit']:,})" if row.get("limit") else ""
+    return placeless(row.get("data") or row["task"]) + part
 
 
 def _slug(name: str) -> str:
@@ -219,7 +234,7 @@ def _training(facts: Facts) -> dict[str, Any]:
         "FLOPs": "not known"
         if tokens is None
         else f"{tokens * per_token:.3g} ({per_token:.3g} a token: 6N + 12LCT, PaLM, appendix B{most})",
-        "time": "not known" if facts.seconds is None else f"{facts.seconds / 3600:.2f} hours",
+        "time": "not known" if facts.seconds is None else _duration(facts.seconds),
         "hardware": f"{environment.get('processes', 1)} x {environment.get('device', 'not known')}",
         "energy": "not measured" if facts.joules is None else f"{facts.joules / 3.6e6:.3g} kWh",
         **({} if facts.number else {"validation loss": loss}),
@@ -227,14 +242,22 @@ def _training(facts: Facts) -> dict[str, Any]:
     }
 
 
+def _duration(seconds: float) -> str:
+    """`21 seconds`, `3.5 minutes`, `2.00 hours`."""
+    if seconds < 120:
+        return counted(round(seconds), "second")
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.2f} hours"
+
+
 def _scores(facts: Facts) -> str:
-    if not facts.scores:
+    rows = _largest(facts.scores)
+    if not rows:
         return "None were measured of this checkpoint."
     lines = [
         "| task | metric | value | 95 % interval | n | data | split | shots |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in facts.scores:
+    for row in rows:
         low, high = (f"{end:.4g}" for end in row.get("interval_95") or (float("nan"),) * 2)
         between = "not known" if low == "nan" else f"{low} to {high}"
         cells = [placeless(row["task"]), row["metric"], f"{row['value']:.4g}", between, row["n"], _on(row)]
@@ -242,7 +265,8 @@ def _scores(facts: Facts) -> str:
             "| " + " | ".join(str(cell) for cell in [*cells, row.get("split"), row.get("shots")]) + " |"
         )
     meant = dict.fromkeys(
-        f"- {row['metric']} of {placeless(row['task'])}: {row['definition']}" for row in facts.scores
+        f"- {row['metric']} of {placeless(row['task'])}: {'; '.join([row['definition'], *row.get('notes', ())])}"
+        for row in rows
     )
     return "\n".join([*lines, "", "What they mean:", "", *(placeless(line) for line in meant)])
 
