@@ -1,5 +1,6 @@
 """A classifier's test: confusion matrix, calibration, scores of each class, the mistakes it was sure of."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,6 @@ SCORES = {
     "roc_auc": "ROC-AUC",
     "loss": "loss (nats per text)",
     "ece": "expected calibration error",
-    "mse": "mean squared error",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
 }
@@ -53,12 +53,14 @@ def tested(one: Logged, number: int) -> list[Tested]:
 
 def _tested(one: Logged, name: str, told: dict[str, Any], number: int) -> Tested:
     split = SPLITS[(one.classified or {}).get("split", "test")]
-    summary = []
+    summary = _error(told)
     for key, words in SCORES.items():
         if told.get(key) is not None:
             error = told.get(f"{key}_standard_error")
             summary.append((words, f"{told[key]:.4f}" + (f" ± {error:.4f}" if error is not None else "")))
     for key, value in told.get("baselines", {}).items():
+        if key == "mean_mse":
+            continue  # stands beside the model's own error
         summary.append((f"{key.replace('_', ' ')} (baseline)", f"{value:.4f}"))
     end = f"{number}-{slug(name)}"
     classes = list(told.get("classes", {}).items())
@@ -69,6 +71,20 @@ def _tested(one: Logged, name: str, told: dict[str, Any], number: int) -> Tested
         pictures.append(_reliability(told, end))
     title = f"{one.name}, {name} ({told.get('checkpoint', '')})"
     return Tested(title, split, told["n"], summary, classes, told.get("mistakes", []), pictures)
+
+
+def _error(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """How far off predicted numbers are, in their own unit, and what always saying training's mean gets."""
+    found = {
+        "root mean squared error": told.get("mse"),
+        "the same of always saying training's mean (baseline)": told.get("baselines", {}).get("mean_mse"),
+    }
+    return [(words, _number(math.sqrt(value))) for words, value in found.items() if value is not None]
+
+
+def _number(value: float) -> str:
+    """166,014; 3.142; 0.0004321."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _confusion(labels: list[str], counts: np.ndarray, end: str) -> Picture:
