@@ -1,9 +1,10 @@
 import json
 
 import numpy as np
+import pytest
 
 from gptworks.evaluate import classification
-from gptworks.report import page
+from gptworks.report import classes, page, plots
 
 
 def test_a_classifiers_test_is_shown_as_it_was_measured(logged):
@@ -48,3 +49,30 @@ def test_a_predictor_of_numbers_has_its_scores_too(logged):
     assert ">166,014<" in html
     assert ">1.414<" in html
     assert "27560769536" not in html
+
+
+def long_names(K):
+    return [f"{'Ünusually long words of a name 👍 最悪'[: 20 + i]} and so on {i}" for i in range(K)]
+
+
+@pytest.mark.parametrize("K", [2, 12, 20])
+def test_long_names_of_classes_stay_in_the_picture_and_off_each_other(tmp_path, K):
+    """In any script: warnings are errors here."""
+    made = classes._confusion(long_names(K), np.eye(K, dtype=int), "x")
+    made.save(tmp_path)
+    axes, figure = made.figure.axes[0], made.figure
+    figure.draw_without_rendering()
+    inside = [label.get_window_extent() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+    assert all(box.x0 >= 0 and box.y0 >= 0 for box in inside)
+    under = axes.get_xticklabels()
+    apart = (axes.transData.transform((1, 0)) - axes.transData.transform((0, 0)))[0]
+    turned = np.sin(np.radians(under[0].get_rotation()))
+    assert apart * turned > 0.9 * under[0].get_fontsize() * figure.dpi / 72
+
+
+def test_a_classifiers_picture_has_names_of_any_script(tmp_path):
+    names, targets = long_names(6), np.arange(60) % 6
+    told = classification.scores(np.eye(6)[targets], targets, tuple(names))
+    told["baselines"] = classification.baselines(targets, targets, 6)
+    result = {"kind": "classes", "labels": names, "split": "test", "scores": {"last": told}}
+    assert plots.classification(tmp_path, "classify-test", result) == tmp_path / "plots" / "classify-test.png"

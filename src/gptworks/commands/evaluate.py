@@ -158,7 +158,7 @@ def _print_ten(rows: dict[str, list[dict[str, Any]]], places: list[Path]) -> Non
 def while_training(
     options: EvalOptions, context: int, tokenizer: Tokenizer, world: World
 ) -> TaskScores | None:
-    """What eval.tasks names, loaded now; an answer too long for the model is refused now as well."""
+    """What eval.tasks names, loaded now; what cannot be asked of the model is refused now as well."""
     from gptworks.evaluate import suite
     from gptworks.evaluate.training import TaskScores
 

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 
 from gptworks.report import style
 from gptworks.report.curves import slug
+from gptworks.report.letters import shortened, under
 from gptworks.report.logs import Logged
 from gptworks.report.style import COLOURS, INK, QUIET, Picture
 
@@ -17,6 +18,9 @@ SPLITS = {"test": "The test split", "val": "The validation split, by which the b
 
 WRITTEN_OUT = 12
 """A matrix of more classes has no numbers in its cells."""
+
+LETTERS = 36
+"""Names of classes with more letters together have no room beside each other."""
 
 SCORES = {
     "accuracy": "accuracy",
@@ -100,12 +104,12 @@ def _confusion(labels: list[str], counts: np.ndarray, end: str) -> Picture:
             axes.add_patch(cell)
             if K <= WRITTEN_OUT:
                 words = f"{counts[row, col]:,}" + (f"\n{shares[row, col]:.1%}" if K <= 5 else "")
-                axes.text(col, row, words, ha="center", va="center", fontsize=11 if K <= 5 else 8, color=INK)
+                axes.text(col, row, words, ha="center", va="center", fontsize=10 if K <= 5 else 7, color=INK)
         axes.set_xlim(-0.5, K - 0.5)
         axes.set_ylim(K - 0.5, -0.5)
-        short = [label if len(label) <= 12 else label[:11] + "…" for label in labels]
-        axes.set_xticks(range(K), short, rotation=0 if K <= 5 else 90)
-        axes.set_yticks(range(K), short, rotation=90 if K <= 5 else 0, va="center")
+        short = shortened(labels)
+        axes.set_xticks(range(K), short, **under(short, LETTERS))
+        axes.set_yticks(range(K), short, va="center", fontsize=9 if K <= 5 else 8)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
 

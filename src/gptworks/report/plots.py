@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gptworks import runs
+from gptworks.report.letters import any_script, shortened, under
 from gptworks.wording import counted
 
 INK, TRAIN, VAL, QUIET = "#333333", "#9db8d2", "#c8553d", "#888888"
@@ -96,11 +97,15 @@ def classification(run: Path, name: str, result: dict[str, Any]) -> Path | None:
     )
     folder = run / "plots"
     folder.mkdir(exist_ok=True)
-    for ending in ("svg", "png"):
-        figure.savefig(folder / f"{name}.{ending}")
+    with any_script():
+        for ending in ("svg", "png"):
+            figure.savefig(folder / f"{name}.{ending}")
     plt.close(figure)
     return folder / f"{name}.png"
 
+
+LETTERS = 30
+"""Names of classes with more letters together have no room beside each other."""
 
 WRITTEN = 12
 """Classes up to which the cells of a confusion matrix hold their counts."""
@@ -110,8 +115,9 @@ def _confusion(axes: Any, labels: list[str], counts: list[list[int]]) -> None:
     shares = [[count / max(1, sum(row)) for count in row] for row in counts]
     axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
     places = range(len(labels))
-    axes.set_xticks(places, labels, rotation=45 if max(map(len, labels)) > 6 else 0)
-    axes.set_yticks(places, labels)
+    names = shortened(labels)
+    axes.set_xticks(places, names, **under(names, LETTERS))
+    axes.set_yticks(places, names)
     for i, j in ((i, j) for i in places for j in places if len(labels) <= WRITTEN):
         shade = "#222222" if shares[i][j] > 0.55 else "white"  # read on cividis' yellow, and on its blue
         axes.text(j, i, f"{counts[i][j]:,}", ha="center", va="center", color=shade)
@@ -134,7 +140,7 @@ def _reliability(axes: Any, scores: dict[str, Any]) -> None:
     axes.set_ylabel("share that is right")
     axes.set_title(f"calibration: ECE {scores['ece']:.3f}", loc="left", color=INK, fontsize=9.5)
     _plain(axes)
-    axes.legend(frameon=False, fontsize=8.5, loc="best")  # where it covers no bin
+    axes.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.25))  # covers no bin
 
 
 def _f1(axes: Any, labels: list[str], classes: dict[str, dict[str, float]]) -> None:
@@ -145,7 +151,7 @@ def _f1(axes: Any, labels: list[str], classes: dict[str, dict[str, float]]) -> N
         axes.annotate(
             said, (0, place), (5, 0), textcoords="offset points", va="center", color=INK, fontsize=8.5
         )
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), shortened(labels))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("F1")

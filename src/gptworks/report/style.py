@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
+from gptworks.report.letters import any_script
+
 INK, QUIET, GRID, PAGE = "#24292f", "#5f6872", "#e4e7ea", "#fffffe"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00")
 DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
@@ -72,6 +74,9 @@ LARGE, SMALL = 1e4, 1e-3
 LEFT, RIGHT, BOTTOM, TOP = 0.58, 0.14, 0.5, 0.38
 """Inches; small enough to be read at a phone's width."""
 
+TICK, TICK_HEIGHT = 0.08, 0.2
+"""Inches between an axis and its names; of a line of names."""
+
 MARGIN = 0.08
 """Inches around a PNG, which stands by itself."""
 
@@ -107,7 +112,7 @@ class Picture:
         (folder / f"{self.name}.svg").write_text(self.svg, encoding="utf-8")
         width, height = self.figure.get_size_inches()
         around = Bbox.from_extents(-MARGIN, -MARGIN, width + MARGIN, height + MARGIN)
-        with mpl.rc_context(RC):
+        with mpl.rc_context(RC), any_script():
             canvas = FigureCanvasAgg(self.figure)
             canvas.print_figure(str(folder / f"{self.name}.png"), format="png", bbox_inches=around)
 
@@ -123,7 +128,7 @@ def picture(
 ) -> Picture:
     """Let `draw` draw on axes that have a title (what goes up, with its unit) and `x` (what goes right)."""
     width, height = size
-    with mpl.rc_context(RC):
+    with mpl.rc_context(RC), any_script():
         figure = Figure(figsize=size, dpi=160)
         axes = figure.add_subplot()
         draw(axes)
@@ -133,25 +138,35 @@ def picture(
         handles, labels = axes.get_legend_handles_labels()
         columns = 2 if max(map(len, labels), default=0) > 18 else 3
         rows = -(-len(labels) // columns)
-        height += LEGEND_ROW * rows
+        left, bottom = _room(figure, axes)
+        height += LEGEND_ROW * rows + bottom - BOTTOM
         figure.set_figheight(height)
-        edge = -LEFT / (width - LEFT - RIGHT)  # the picture's, in widths of the axes
+        edge = -left / (width - left - RIGHT)  # the picture's, in widths of the axes
         if labels:
             axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(edge - 0.005, 1.03), ncols=columns)
         axes.set_title(title, loc="left", x=edge, pad=9 + 72 * LEGEND_ROW * rows, color=INK)
         figure.subplots_adjust(
-            left=LEFT / width,
+            left=left / width,
             right=1 - RIGHT / width,
-            bottom=BOTTOM / height,
+            bottom=bottom / height,
             top=1 - (TOP + LEGEND_ROW * rows) / height,
         )
     return finished(name, title, figure, caption)
 
 
+def _room(figure: Figure, axes: Axes) -> tuple[float, float]:
+    """Inches on the left and below: LEFT and BOTTOM, or more where ticks have long names."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    wide = [label.get_window_extent(renderer).width for label in axes.get_yticklabels()]
+    high = [label.get_window_extent(renderer).height for label in axes.get_xticklabels()]
+    left = max(wide, default=0) / figure.dpi + TICK
+    return max(LEFT, left), BOTTOM + max(0.0, max(high, default=0) / figure.dpi - TICK_HEIGHT)
+
+
 def finished(name: str, title: str, figure: Figure, caption: str = "") -> Picture:
     """A figure that was drawn under RC, as a picture."""
     out = io.StringIO()
-    with mpl.rc_context(RC):
+    with mpl.rc_context(RC), any_script():
         figure.savefig(out, format="svg", metadata={"Date": None})
     svg = out.getvalue().replace("font-family: sans-serif", "font-family: system-ui, sans-serif")
     return Picture(name, title, caption, svg, figure)
