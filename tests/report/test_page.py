@@ -6,6 +6,7 @@ import pytest
 from gptworks.errors import ConfigError
 from gptworks.model import sizing
 from gptworks.report import page
+from tests.report.conftest import RESULT
 
 VOID = {"meta", "input", "br", "hr", "link", "img"}
 
@@ -144,3 +145,12 @@ def test_what_is_no_run_is_refused(logged, make, said):
 def test_pictures_are_the_same_each_time(drawn):
     again = page.draw([one.path for one in drawn.logged])
     assert [p.svg for p in again.pictures] == [p.svg for p in drawn.pictures]
+
+
+def test_results_are_short_and_a_note_is_said_once(logged):
+    """Two metrics of one task have one note; another number of examples has its own."""
+    huge = {"value": 118765128.0, "standard_error": 5380269165.21, "interval_95": [51884846.65, 3e8]}
+    rows = [RESULT, RESULT | {"metric": "acc"} | huge, RESULT | {"notes": ["9 were cut"]}]
+    text = checked(page.html(page.draw([logged(results=rows)]))).text
+    assert (text.count("3 were cut"), text.count("9 were cut")) == (1, 1)
+    assert re.search(r"acc\s*119M\s*51.9M to 300M\s*± 5.38B\s*2,000 examples", text)

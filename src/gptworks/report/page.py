@@ -94,7 +94,7 @@ def html(page: Page) -> str:
         options=table([flat(one.recipe) for one in page.logged]),
         environment=table([one.environment for one in page.logged]),
         samples=samples(page.logged),
-        results=[dict(row, **said(row)) for row in rows],
+        results=noted_once([dict(row, **said(row)) for row in rows]),
         definitions=list(
             dict.fromkeys(
                 (r.get("task"), r.get("metric"), r["definition"]) for r in rows if r.get("definition")
@@ -189,6 +189,15 @@ def samples(logged: Sequence[Logged]) -> list[tuple[str, list[dict[str, Any]], l
     return told
 
 
+def noted_once(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of results; of neighbours with the same notes on the same examples, the last alone has them."""
+    same = [[row.get(name) for name in ("run", "task", "step", "data", "notes")] for row in rows]
+    return [
+        row | {"notes": []} if mine == following else row
+        for row, mine, following in zip(rows, same, [*same, None][1:], strict=True)
+    ]
+
+
 def said(row: dict[str, Any]) -> dict[str, str]:
     """A result's numbers in words."""
     interval, error = row.get("interval_95"), row.get("standard_error")
@@ -205,4 +214,6 @@ def said(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _number(value: float) -> str:
+    if abs(value) >= 1e5:
+        return short(value)
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}"
