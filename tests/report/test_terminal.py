@@ -41,3 +41,12 @@ def test_a_bar_is_shown_once_it_takes_long(monkeypatch, patience):
         counting.advance(256)
         counting.advance(256)
     assert ("512/600" in screen.getvalue()) == (patience == 0)
+
+
+@pytest.mark.parametrize(("step", "said"), [(90, "  val 6.254"), (80, ""), (100, "")])
+def test_a_step_that_is_evaluated_does_not_show_an_earlier_validation_loss(lines, step, said):
+    display = terminal.TrainingDisplay(100, 0, eval_every=40)
+    display.step({"step": 40, "val_loss": 6.254})
+    display.last_line = 0.0
+    display.step({"step": step, "tokens": 1000, "loss": 6.111, "targets": 8, "tokens_per_second": 1000.0})
+    assert lines[-1].startswith(f"step {step}/100  loss 6.111{said}  1,000 tok/s")

@@ -171,9 +171,10 @@ def start_in(
             say(
                 f"about {sum(job.memory.values()) / 1e9:.2f} GB of memory will be added to the {_gb(held)} held now"
             )
-        with terminal.TrainingDisplay(
-            job.plan.max_steps, done, silent=not w.main, brief=job.brief
-        ) as display:
+        shown = terminal.TrainingDisplay(
+            job.plan.max_steps, done, eval_every=job.duties.eval.every, silent=not w.main, brief=job.brief
+        )
+        with shown as display:
             reason = Session(run, trainer, job.duties, display).go(point)
         if w.main and job.memory is not None:
             trained = done < job.plan.max_steps

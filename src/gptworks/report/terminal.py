@@ -23,9 +23,12 @@ PATIENCE = 2.0
 class TrainingDisplay:
     """Loss, tokens/s, time left. Silent on every process but the main one. Brief: a line a minute, no evaluations."""
 
-    def __init__(self, max_steps: int, done: int, *, silent: bool = False, brief: bool = False) -> None:
+    def __init__(
+        self, max_steps: int, done: int, *, eval_every: int = 0, silent: bool = False, brief: bool = False
+    ) -> None:
         self.live, self.brief = err.is_terminal and not silent, brief
-        self.silent, self.max_steps = silent, max_steps
+        self.silent, self.max_steps, self.eval_every = silent, max_steps, eval_every
+        self.loss, self.rate = "", ""
         self.last_line, self.val = time.monotonic() if brief else 0.0, ""
         self.tokens: int | None = None if done else 0
         self.pace: deque[tuple[int, float]] = deque()  # tokens and seconds of the last steps
@@ -54,19 +57,27 @@ class TrainingDisplay:
             return
         if "val_loss" in row:
             self.val = f"  val {row['val_loss']:.3f}"
-            if not self.live and not self.brief:
+            if self.live:
+                self.progress.update(self.task, facts=self.loss + self.val + self.rate)
+            elif not self.brief:
                 err.print(f"step {row['step']}/{self.max_steps}  validation loss {row['val_loss']:.4f}")
             return
         rate, seconds = self._speed(row)
-        facts = f"loss {row['loss']:.3f}{self.val}  {rate:,.0f} tok/s"
+        self.loss, self.rate = f"loss {row['loss']:.3f}", f"  {rate:,.0f} tok/s"
         if self.live:
+            facts = self.loss + self.val + self.rate
             self.progress.update(self.task, completed=row["step"], facts=facts)
         elif time.monotonic() - self.last_line > (60 if self.brief else 10) or (
             row["step"] == self.max_steps and not self.brief
         ):
             self.last_line = time.monotonic()
             left = (self.max_steps - row["step"]) * seconds
-            err.print(f"step {row['step']}/{self.max_steps}  {facts}  {clock(left)} left")
+            val = "" if self._evaluated_next(row["step"]) else self.val
+            err.print(f"step {row['step']}/{self.max_steps}  {self.loss}{val}{self.rate}  {clock(left)} left")
+
+    def _evaluated_next(self, step: int) -> bool:
+        """True where the validation loss of an earlier step would look like this one's, which is said a line later."""
+        return step == self.max_steps or (self.eval_every > 0 and step % self.eval_every == 0)
 
     def _speed(self, row: dict[str, Any]) -> tuple[float, float]:
         """Tokens a second, and seconds a step, of the last steps: one alone may be short, or slow by chance."""
