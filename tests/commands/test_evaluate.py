@@ -254,7 +254,16 @@ def test_the_last_scores_in_training_are_evaluates(place, dataset, capsys):
 def test_what_cannot_be_scored_is_refused_before_training(place, dataset, capsys):
     assert main(["pretrain", *TRAINING, "--eval.tasks", "hellaswg", "--out", "run"]) == 2
     assert "the nearest are hellaswag" in capsys.readouterr().err
-    short = ["--model.context", "16", "--eval.tasks", "hellaswag_completion:hellaswag.jsonl"]
-    assert main(["pretrain", *TRAINING, *short, "--out", "run"]) == 2
-    assert "hellaswag.jsonl:1: an answer of 33 tokens cannot be asked" in capsys.readouterr().err
     assert not (place / "run").exists()
+
+
+def test_answers_longer_than_the_context_do_not_stop_a_training(place, dataset):
+    """As evaluate counts them: by their first tokens, so that all six questions stay in."""
+    short = ["--model.context", "16", "--eval.tasks", "hellaswag_completion:hellaswag.jsonl"]
+    assert main(["pretrain", *TRAINING, *short, "--out", "short"]) == 0
+    last = runs.read_rows(place / "short" / "metrics.jsonl")[-1]
+    assert last["hellaswag_completion/acc_norm_token/n"] == 6
+    assert main(["evaluate", "short", "--tasks", short[-1]]) == 0
+    rows = read(place / "short" / "results" / "hellaswag_completion.json")["rows"]
+    assert rows[0]["details"]["shortened"] > 0
+    assert "longer than the context: only their beginning is scored" in rows[0]["notes"][-1]
