@@ -46,6 +46,14 @@ def test_one_question_says_nothing_of_a_difference():
     assert difference(answers(0, 1), answers(1, 1), "mean").interval == (-1.0, 1.0)
 
 
+def test_models_that_agree_on_a_few_questions_may_still_differ():
+    """As far as Wilson lets the share of questions they would disagree on be, of which none was among n."""
+    alike = answers(0, 29)
+    low, high = difference(alike, alike, "mean").interval
+    assert (low, high) == (-high, pytest.approx(1.96**2 / (29 + 1.96**2), rel=1e-3))
+    assert difference(answers(5, 2000), answers(5, 2000), "mean").interval[1] < 0.002
+
+
 def test_pairing_tells_a_small_difference_that_separate_intervals_do_not():
     chance = np.random.default_rng(1)
     hard = chance.normal(100, 30, 200)

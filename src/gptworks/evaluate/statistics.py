@@ -70,7 +70,8 @@ def estimate(samples: np.ndarray, form: Form) -> Estimate:
 def difference(first: np.ndarray, second: np.ndarray, form: Form) -> Difference:
     """Second less first: McNemar's exact test where examples are right or wrong, else a paired bootstrap.
 
-    McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages".
+    McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages". Where
+    no example is judged differently its error would be 0: the interval is Wilson's upper bound of how often one is.
     """
     n = len(first)
     found = value(second, form) - value(first, form)
@@ -80,6 +81,9 @@ def difference(first: np.ndarray, second: np.ndarray, form: Form) -> Difference:
         p = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
         error = (second[:, 0] - first[:, 0]).std(ddof=1) / math.sqrt(n) if n > 1 else math.inf
         low, high = max(-1.0, found - 1.96 * error), min(1.0, found + 1.96 * error)
+        if not gained + lost:
+            bound = float(stats.binomtest(0, n).proportion_ci(method="wilson").high) if n > 1 else 1.0
+            low, high = -bound, bound
         return Difference(found, (low, high), p, "McNemar, exact")
     drawn = bootstrap(n, lambda rows: _values(second[rows].sum(1), form) - _values(first[rows].sum(1), form))
     low, high = np.percentile(drawn, [2.5, 97.5])
