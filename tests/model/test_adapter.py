@@ -163,6 +163,20 @@ def test_a_base_whose_weights_changed_is_refused(base):
         checkpoint.load(folder)
 
 
+def test_a_base_that_moved_along_is_found_and_no_other_is_taken(base, tmp_path):
+    folder, ours = saved(base)
+    (tmp_path / "new" / "deep").mkdir(parents=True)
+    moved = folder.rename(tmp_path / "new" / "deep" / "adapter")
+    base.rename(tmp_path / "new" / "base")
+    assert close(logits(checkpoint.load(moved), some_ids()), ours)
+    model = checkpoint.load(tmp_path / "new" / "base")
+    with torch.no_grad():
+        model.head_weight[0, 0] += 1
+    checkpoint.save(model, tmp_path / "new" / "base")
+    with pytest.raises(CheckpointError, match=r"write its new place into .*adapter_config.json"):
+        checkpoint.load(moved)
+
+
 def test_an_adapter_on_an_adapter_is_refused(base):
     folder, _ = saved(base)
     with pytest.raises(CheckpointError, match="is itself an adapter"):

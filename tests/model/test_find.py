@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gptworks.errors import CheckpointError
-from gptworks.model.find import resolve
+from gptworks.model.find import elsewhere, resolve, way_back
 from tests import hub
 
 
@@ -116,3 +116,13 @@ def test_a_hub_id_is_downloaded_once_and_kept(tmp_path: Path):
         "someone/absent: no folder here (the nearest: someone/abstent), and the Hub cannot be reached ("
         in gone[1]
     )
+
+
+def test_what_moved_along_with_a_checkpoint_is_looked_for_where_it_would_lie(run: Path):
+    folder, recorded = run / "checkpoints" / "step-000200", "/old/run/checkpoints/step-000100"
+    assert run / "checkpoints" / "step-000100" in elsewhere(recorded, folder)
+    assert not list(elsewhere("run/checkpoints/step-000100", folder))
+    assert not list(elsewhere("/old/other/checkpoints/step-000300", folder))
+    there = run.parent / "other" / "checkpoints" / "step-000300"
+    assert way_back("/old/other/checkpoints/step-000300", folder).endswith(f"there or at {there}")
+    assert way_back("/old/gpt2", folder).endswith(f"there or at {run.parent / 'gpt2'}")

@@ -28,7 +28,7 @@ from gptworks.model import lora, sizing
 from gptworks.model.adapter import Adapter
 from gptworks.model.build import VOCABULARY, Model, grow_vocabulary, skeleton
 from gptworks.model.config import ModelConfig
-from gptworks.model.find import resolve
+from gptworks.model.find import elsewhere, resolve, way_back
 from gptworks.model.gpt2 import sinusoids
 from gptworks.model.hf_config import from_hf, to_hf
 from gptworks.model.layout import Tensors, from_disk, pad_rows, to_disk
@@ -97,7 +97,7 @@ def _load_adapted(folder: Path, overrides: Mapping[str, Any] | None, dtype: torc
 
 
 def base_of(adapter: Adapter) -> Path:
-    """The folder of the model an adapter was trained on.
+    """The folder of the model an adapter was trained on, also where both have moved together.
 
     Raises:
         CheckpointError: it is not there, or its weights are not what they were.
@@ -107,7 +107,12 @@ def base_of(adapter: Adapter) -> Path:
     try:
         folder = resolve(adapter.base)
     except CheckpointError as error:
-        raise CheckpointError(f"{adapter.folder} is an adapter for {adapter.base}: {error}") from None
+        wanted = adapter.origin.fingerprint
+        for folder in elsewhere(adapter.base, adapter.folder):
+            if fingerprint(folder) == wanted:
+                return folder
+        way = way_back(adapter.base, adapter.folder)
+        raise CheckpointError(f"{adapter.folder} is an adapter for {adapter.base}: {error}{way}") from None
     if adapter.origin.fingerprint not in {None, fingerprint(folder)}:
         raise CheckpointError(
             f"{adapter.folder} is an adapter for {adapter.base} as it was; the weights there have changed since"

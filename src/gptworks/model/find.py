@@ -1,6 +1,7 @@
 """What MODEL means on a command line: one function, and nothing is guessed."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -36,6 +37,30 @@ def resolve(spec: str) -> Path:
     if not is_hub_id(name):
         raise CheckpointError(f"there is no folder {spec}{near(path)}")
     return _from_hub(name)
+
+
+def elsewhere(recorded: str, folder: Path) -> Iterator[Path]:
+    """Model folders where one may lie now that a folder which moved along with it recorded: the fullest path first.
+
+    Of `/old/runs/one/checkpoints/step-30`, to a folder in `/new/runs/two`, `/new/runs/one/checkpoints/step-30`.
+    """
+    parts = Path(recorded).parts[1:] if Path(recorded).is_absolute() else ()
+    for first in range(len(parts)):
+        for above in folder.resolve().parents:
+            place = above.joinpath(*parts[first:])
+            if (place / "config.json").is_file():
+                yield _whole(place)
+
+
+def way_back(recorded: str, folder: Path) -> str:
+    """What to do about an adapter's base that has gone. Files with checksums are not for editing."""
+    parts = Path(recorded).parts
+    if not Path(recorded).is_absolute():
+        return ""
+    if not (folder / runs.MARKER).is_file():
+        return f"; write its new place into {folder / 'adapter_config.json'} (base_model_name_or_path)"
+    tail = parts[-3:] if parts[-2:-1] == ("checkpoints",) else parts[-1:]
+    return f"; put it, or a link to it, there or at {folder.resolve().parents[2].joinpath(*tail)}"
 
 
 def is_hub_id(name: str) -> bool:
