@@ -149,6 +149,8 @@ def test_resuming_without_a_recipe_takes_the_runs_own(tmp_path, monkeypatch):
     monkeypatch.setattr(verb, "train_run", lambda recipe, **_: seen.append(recipe))
     run = tmp_path / "run"
     run.mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d").mkdir()
     (run / "recipe.toml").write_text(f'data = "d"\nout = "{run}"\n[train]\nmax_steps = 7\n')
     assert main(["pretrain", "--out", str(run), "--resume"]) == 0
     assert seen[0].train.max_steps == 7

@@ -131,7 +131,7 @@ def _each_its_own(lines):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--train.parallel fsdp", "train.parallel=fsdp shares the work among processes, and there is one"),
+        ("--train.parallel fsdp", "or give --train.parallel none"),
         ("--train.parallel zero1", "torchrun --standalone --nproc-per-node N"),
     ],
 )

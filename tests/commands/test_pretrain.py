@@ -503,6 +503,32 @@ def test_going_on_as_another_run_is_refused_and_harmless_changes_are_said(straig
     assert "eval.every was 20, is now 10" in capfd.readouterr().err
 
 
+def test_a_run_is_not_made_shorter_than_it_is_and_a_longer_one_is_said_to_be_another(
+    dataset, tmp_path, capfd
+):
+    run = tmp_path / "run"
+    assert pretrain(dataset, run, "--train.max-steps", "4") == 0
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    capfd.readouterr()
+    assert pretrain(dataset, run, "--train.max-steps", "3", "--resume") == 2
+    assert f"{run} is at step 4 already, and 3 are asked for" in capfd.readouterr().err
+    assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert pretrain(dataset, run, "--train.max-steps", "5", "--resume") == 0
+    assert "train.max_steps was 4, is now 5: the learning rate follows" in capfd.readouterr().err
+
+
+def test_a_run_asked_for_without_its_data_says_what_it_lacks(straight, dataset, tmp_path, capfd, monkeypatch):
+    assert gptworks(f"pretrain --out {straight}") == 2
+    assert f"{straight} already holds a run; add --resume" in capfd.readouterr().err
+    monkeypatch.chdir(dataset.parent)
+    few = "--train.max-steps 1 --train.batch-tokens 64 --model.n-layer 1 --model.n-head 1 --model.context 16"
+    assert gptworks(f"pretrain --data {dataset.name} --out {tmp_path}/run {few}") == 0
+    monkeypatch.chdir(tmp_path)
+    assert gptworks(f"pretrain --out {tmp_path}/run --resume") == 2
+    assert "names it as it was typed elsewhere; --data gives its place now" in capfd.readouterr().err
+    assert gptworks(f"pretrain --out {tmp_path}/run --resume --data {dataset}") == 0
+
+
 def test_a_dataset_of_another_tokenizer_than_the_base_models_is_refused(straight, dataset, tmp_path, capfd):
     other = make_dataset(dataset.parent / "docs.jsonl", tmp_path, 290)
     capfd.readouterr()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from gptworks.commands.given import needed
 from gptworks.commands.start import (
     AcceptChanges,
     Job,
@@ -18,7 +19,6 @@ from gptworks.commands.start import (
     RecipeFile,
     Resume,
     finish,
-    needed,
     start,
     stopped,
 )

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from gptworks.commands.start import RecipeFile, Resume, finish, needed
+from gptworks.commands.given import needed
+from gptworks.commands.start import RecipeFile, Resume, finish
 from gptworks.errors import ConfigError
 from gptworks.recipe import GlueOptions, LoraOptions
 

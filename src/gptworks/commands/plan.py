@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from gptworks.commands.start import RecipeFile, needed
+from gptworks.commands.given import needed
+from gptworks.commands.start import RecipeFile
 from gptworks.errors import ConfigError
 from gptworks.recipe import LoraOptions, ModelOptions, OptimOptions, Positive, Recipe, TrainOptions
 from gptworks.recipefile import load, tables

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from gptworks.commands.given import needed
 from gptworks.commands.start import (
     RESUME,
     AcceptChanges,
@@ -17,7 +18,6 @@ from gptworks.commands.start import (
     RecipeFile,
     Resume,
     finish,
-    needed,
     start,
     stopped,
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from gptworks.commands.given import already_held
 from gptworks.errors import ConfigError, ResourceError
 from gptworks.recipe import Recipe
 from gptworks.report import terminal
@@ -68,31 +69,6 @@ class Job:
     """One of many: it announces nothing, shows little, and has no page."""
 
 
-def needed(verb: str, *, resume: bool = False, **given: object) -> None:
-    """Refuse to begin without what a verb cannot do without: {"data DATASET": its value}.
-
-    Raises:
-        ConfigError: naming the first that is missing; or the run to resume, whose recipe would have said it.
-    """
-    for name, value in given.items():
-        if value is None:
-            _recorded(given.get("out_RUN"), resume=resume)
-            option, _, kind = name.partition("_")
-            raise ConfigError(f"{verb} needs --{option} {kind}, as a flag or in the recipe")
-
-
-def _recorded(out: object, *, resume: bool) -> None:
-    """Refuse to go on with a run that is not there.
-
-    Raises:
-        ConfigError: naming the nearest.
-    """
-    from gptworks.model.find import near
-
-    if resume and isinstance(out, Path) and not (out / "recipe.toml").is_file():
-        raise ConfigError(f"there is no run {out} to go on with{near(out)}")
-
-
 RESUME = "the same command with --resume"
 
 
@@ -145,10 +121,11 @@ def start_in(
     run, say = recipe.out, voice(w)
     assert run is not None
     if not resume and runs.checkpoints(run):
-        raise ConfigError(f"{run} already holds a run; add --resume to go on with it, or give another --out")
+        raise ConfigError(already_held(run))
     held = held_memory(w.device)
     so_far = runs.newest_good(run)[0] if resume else None
     job = settle(record.adopt(recipe) if resume else recipe, w, so_far.path if so_far else None)
+    record.check_length(run, so_far.step if so_far else 0, job.plan.max_steps)
     changes = _changes(job, say, accept=accept_changes) if resume and runs.checkpoints(run) else []
     say = _silent if job.brief else say
     record.check_alike(job.recipe, job.material, job.model, w)

@@ -114,7 +114,7 @@ def prepare(
         if kind in {"zero1", "fsdp"}:
             raise ConfigError(
                 f"train.parallel={kind} shares the work among processes, and there is one: start it with "
-                "torchrun --standalone --nproc-per-node N -m gptworks ..., or leave it out"
+                "torchrun --standalone --nproc-per-node N -m gptworks ..., or give --train.parallel none"
             )
         return _inside(model.to(world.device), options, world)
     if kind == "none":

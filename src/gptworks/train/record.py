@@ -44,6 +44,9 @@ FREE |= {
 }
 """What may be changed when a run goes on. Anything else would make its past and its future two different runs."""
 
+LENGTH = {"train.max_steps", "train.epochs"}
+"""What says how long a run is."""
+
 FIXED_TABLES = {"model", "lora", "base", "tokenizer"}
 FIXED = {"optim.kind"}
 LOOSE = {"model.dropout", "model.dropout_at", "lora.dropout"}
@@ -197,8 +200,28 @@ def check_same(
     _same_dataset(recipe.out, dataset, say if accept else None)
     shown = [change for change in found if _table(change) not in {"out", "data"}]
     for name, was, now in shown:
-        say(f"{name} was {was}, is now {now}")
+        say(f"{name} was {was}, is now {now}{_stretched(recipe) if name in LENGTH else ''}")
     return shown
+
+
+def _stretched(recipe: Recipe) -> str:
+    """What another length of the run does to the steps that are still to come."""
+    if recipe.optim.schedule == "constant" or recipe.optim.decay_steps is not None:
+        return ""
+    return ": the learning rate follows the new length from here on, so this is not the run it would be from the start"
+
+
+def check_length(run: Path, done: int, max_steps: int) -> None:
+    """Before anything is written: a run cannot be made shorter than it is.
+
+    Raises:
+        ConfigError: it has more steps than are asked for.
+    """
+    if done > max_steps:
+        raise ConfigError(
+            f"{run} is at step {done:,} already, and {max_steps:,} are asked for: leave out --train.max-steps or "
+            "--train.epochs, or give more; a model saved before is RUN@step-N"
+        )
 
 
 def _table(change: Change) -> str:
