@@ -28,6 +28,8 @@ def refusal(capsys, *argv):
         ("[optim]\nkind = 'adam'\n", ["[optim] kind", "bad.toml", '"adamw"', '"muon"']),
         ("[optim]\nbetas = [0.9]\n", ["optim.betas", "bad.toml", "expected 2 but got 1"]),
         ("[prepare]\nval_fraction = 1.5\n", ["[prepare] val_fraction", "bad.toml", "Must be < 1"]),
+        ("block_size = 8\n", ["bad.toml: Unknown option: block_size. Here it is --model.context."]),
+        ("[train]\nlearning_rate = 8\n", ["Here it is --optim.lr."]),
         ("model = 3\n", ["bad.toml", "model is a table: write [model]"]),
         ("[out]\nx = 3\n", ["bad.toml", "out is no table"]),
         ("x = [", ["bad.toml is not a recipe"]),
@@ -76,6 +78,17 @@ def test_a_folder_is_no_recipe(tmp_path, capsys):
         (["pretrain", "--device=cpu"], "--device. None is needed here: devices are looked at"),
         (["pretrain", "--grad_clip", "1"], "--grad_clip. Here it is --optim.clip."),
         (["pretrain", "--train.grad-accum", "8"], "Here it is --train.batch-tokens."),
+        (["pretrain", "--min_lr=1e-4"], "Here it is --optim.final-lr (a fraction of the peak, not a rate)."),
+        (["pretrain", "--eval_iters=9"], "Here it is --eval.tokens (in tokens, not batches)."),
+        (["pretrain", "--dropout=0.1"], "Here it is --model.dropout."),
+        (["finetune", "classify", "--dropout=0.1"], "Here it is --train.dropout."),
+        (["finetune", "classify", "--base", "gpt2"], "Here it is --model."),
+        (
+            ["pretrain", "--out=x", "--block_size=8", "--n_layer=4", "--device=cpu", "--compile=False"],
+            "Unknown options: --block_size: here it is --model.context; --n_layer: here it is --model.n-layer; "
+            "--device: none is needed here: devices are looked at; CUDA_VISIBLE_DEVICES hides GPUs; "
+            "--compile: here it is --train.compile (auto, on or off).",
+        ),
         (["pretrain", "--beta1=0.9"], "--beta1. Here it is --optim.betas."),
         (["finetune", "classify", "--label-column", "x"], "--label-column. Here it is --label."),
         (["classify", "run", "free prize"], "nothing here takes 'free prize'"),

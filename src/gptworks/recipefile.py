@@ -24,12 +24,14 @@ from gptworks.recipe import Recipe
 ELSEWHERE = {
     "accumulation-steps": "--batch --train.batch-tokens",
     "always-save-checkpoint": "--save.every",
+    "base": "--model",
     "batch-size": "--batch --train.batch-tokens --train.micro-batch",
     "beta1": "--optim.betas",
     "beta2": "--optim.betas",
     "bias": "--model.bias",
     "block-size": "--model.context --max-tokens",
     "checkpoint-path": "--out",
+    "compile": "--train.compile",
     "data-dir": "--data --sources",
     "dataset": "--data --sources",
     "decay-lr": "--optim.schedule",
@@ -55,6 +57,9 @@ ELSEWHERE = {
     "max-new-tokens": "--max-tokens",
     "max-steps": "--train.max-steps",
     "min-lr": "--optim.final-lr",
+    "n-embd": "--model.n-embd",
+    "n-head": "--model.n-head",
+    "n-layer": "--model.n-layer",
     "num-epochs": "--train.epochs",
     "num-samples": "--samples",
     "num-train-epochs": "--train.epochs",
@@ -65,6 +70,7 @@ ELSEWHERE = {
     "save-total-limit": "--save.keep",
     "seed": "--train.seed",
     "start": "--prompt",
+    "steps": "--train.max-steps",
     "text-column": "--text --column",
     "wandb-log": "--log.wandb",
     "wandb-project": "--log.wandb",
@@ -72,6 +78,13 @@ ELSEWHERE = {
     "warmup-steps": "--optim.warmup-steps",
 }
 """What options are called in nanoGPT, transformers and others, and here; a command has some of these."""
+
+UNITS = {
+    "compile": "auto, on or off",
+    "eval-iters": "in tokens, not batches",
+    "min-lr": "a fraction of the peak, not a rate",
+}
+"""In what some of these differ from theirs."""
 
 NEEDLESS = {
     "backend": "processes on GPUs talk by NCCL, on CPUs by gloo",
@@ -99,6 +112,9 @@ FOREIGN = {
 
 LONG = 400
 """Letters of a word that is not echoed as a whole."""
+
+TABLED = r"\[(\w+)\]\[(\w+)\]"
+"""A key in a file's table, as cyclopts has it."""
 
 KINDS = {field.name: field.type for field in dataclasses.fields(Recipe)}
 
@@ -178,34 +194,57 @@ def one_line(error: CycloptsError) -> str:
 
     Of a long value it has no more than the beginning.
     """
-    if isinstance(error, UnknownOptionError) and error.token.source == "cli":
-        word = (error.token.keyword or error.token.value or "").partition("=")[0]
-        if here := _called_here(error):
-            return f"Unknown option: {word}. Here it is {here}."
-        if why := NEEDLESS.get(_plain(error)):
-            return f"Unknown option: {word}. None is needed here: {why}."
+    if isinstance(error, UnknownOptionError) and (answer := _answer(error)):
+        return answer
     if isinstance(error, UnknownCommandError) and not error.command_chain:
         word = (error.unused_tokens or [""])[0]
         if here := COMMANDS.get(word.lower()):
             return f"Unknown command: {word}. Here it is {here}."
     if isinstance(error, UnusedCliTokensError):
         return f"nothing here takes {' '.join(error.unused_tokens or ())!r:.200}; is an option missing before it?"
-    text = re.sub(r"\[(\w+)\]\[(\w+)\]", r"[\1] \2", str(error))
+    text = re.sub(TABLED, r"[\1] \2", str(error))
     argument = getattr(error, "argument", None)
     if argument is not None and argument.name.lstrip("-") not in text and "[" not in text:
         text = f"{argument.name}: {text}"
     return " ".join(word if len(word) < LONG else f"{word[:100]}..." for word in text.split())[:2000]
 
 
-def _called_here(error: UnknownOptionError) -> str:
+def _answer(error: UnknownOptionError) -> str:
+    """What other tools' options are called here, of all on a command line at once; nothing if the first is no such."""
     have = {name for argument in error.argument_collection for name in argument.names}
-    return " or ".join(name for name in ELSEWHERE.get(_plain(error), "").split() if name in have)
+    first = (error.token.keyword or error.token.value or "").partition("=")[0]
+    words = [first]
+    if error.token.source == "cli":
+        typed = [word.partition("=")[0] for word in error.root_input_tokens or () if word.startswith("--")]
+        known = {name.replace("_", "-") for name in have}
+        words += [word for word in typed if word != first and word.replace("_", "-") not in known]
+    said = {_shown(word): here for word in words if (here := _here(_plain(word), have))}
+    if not _here(_plain(first), have):
+        return ""
+    if len(said) == 1:
+        (word, here), *_ = said.items()
+        return f"Unknown option: {word}. {here[0].upper()}{here[1:]}."
+    return "Unknown options: " + "; ".join(f"{word}: {here}" for word, here in said.items()) + "."
 
 
-def _plain(error: UnknownOptionError) -> str:
-    """The name of an unknown option, without its table and value: `block-size` of `--model.block_size=64`."""
-    word = (error.token.keyword or error.token.value or "").partition("=")[0].lstrip("-").replace("_", "-")
-    return word.rpartition(".")[2]
+def _shown(word: str) -> str:
+    """`[train] lr` for a key of a file's table, which cyclopts has as `[train][lr]`; a key in none is `lr`."""
+    return re.sub(TABLED, r"[\1] \2", word) if "][" in word else word.strip("[]")
+
+
+def _here(name: str, have: set[str]) -> str:
+    """What another tool's option is here, in words; nothing if it is not known, or a command has none such."""
+    names = [here for here in ELSEWHERE.get(name, "").split() if here in have]
+    if name == "dropout" and "--model.dropout" in names:  # pretraining has no train.dropout
+        names = ["--model.dropout"]
+    if names:
+        return f"here it is {' or '.join(names)}" + (f" ({UNITS[name]})" if name in UNITS else "")
+    return f"none is needed here: {NEEDLESS[name]}" if name in NEEDLESS else ""
+
+
+def _plain(word: str) -> str:
+    """An option's name without its table: `block-size` of `--model.block_size`, or of `[model][block_size]`."""
+    return re.split(r"[.\[]", word.strip("-]"))[-1].replace("_", "-")
 
 
 def as_tables(value: Any) -> Any:
