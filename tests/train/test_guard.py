@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gptworks.commands import leaving
 from gptworks.recipe import OptimOptions
 from gptworks.train import guard
 from gptworks.train.guard import (
@@ -90,10 +91,20 @@ def test_the_second_ask_is_at_once(words, status, reason):
     assert (done.returncode, done.stdout.strip()) == (status, reason), done.stderr
 
 
-def test_before_there_is_anything_to_save_a_signal_ends_the_process_with_its_status():
-    with pytest.raises(SystemExit) as left, guard.leaving_at_once(75):
-        os.kill(os.getpid(), signal.SIGUSR1)
-    assert left.value.code == 75
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
+)
+def test_before_there_is_anything_to_save_a_signal_is_said_and_ends_the_process(number, status, capsys):
+    with pytest.raises(SystemExit) as left, guard.leaving_at_once(leaving.before_the_first_step):
+        os.kill(os.getpid(), number)
+    assert left.value.code == status
+    assert f"stopped by {number.name} before the first step: nothing was begun" in capsys.readouterr().err
+
+
+def test_between_the_runs_of_a_campaign_the_way_to_go_on_is_said(capsys):
+    with pytest.raises(SystemExit), guard.leaving_at_once(leaving.between_runs):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert "stopped by SIGINT; the same command with --resume goes on" in capsys.readouterr().err
 
 
 def judged(watch, loss, norm, scale=None):

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from gptworks.commands.given import needed
+from gptworks.commands.leaving import between_runs
 from gptworks.commands.start import RecipeFile, Resume, finish
 from gptworks.errors import ConfigError
 from gptworks.recipe import GlueOptions, LoraOptions
@@ -47,6 +48,7 @@ def glue(
     from gptworks.glue.data import Source
     from gptworks.glue.plan import Plan
     from gptworks.report import terminal
+    from gptworks.train.guard import leaving_at_once
     from gptworks.world import keep_few_products, world
 
     keep_few_products(16)
@@ -59,7 +61,7 @@ def glue(
             "one every half epoch to be kept"
         )
     campaign = Campaign(glue.out, plan, source, grid)
-    with world() as w:
+    with leaving_at_once(between_runs), world() as w:
         campaign.check(resume=resume)
         campaign.begin(w, resume=resume)
         reason = campaign.go(w)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from gptworks.commands.given import already_held
+from gptworks.commands.leaving import STOPPED, after_the_last_step, before_the_first_step
 from gptworks.errors import ConfigError, ResourceError
 from gptworks.recipe import Recipe
 from gptworks.report import terminal
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from gptworks.train.session import Duties
     from gptworks.train.trainer import Plan, Task, Trainer
     from gptworks.world import World
-
-STOPPED = 75
-"""Exit status of a run that was asked to stop and can be resumed (sysexits.h: EX_TEMPFAIL)."""
 
 OUT_OF_TIME = 124
 """Exit status of a run that train.max_hours ended before its last step (as of timeout(1))."""
@@ -99,7 +97,7 @@ def start(
     from gptworks.train.guard import leaving_at_once
     from gptworks.world import world
 
-    with leaving_at_once(STOPPED), world(recipe.train.wait_minutes) as w:
+    with leaving_at_once(before_the_first_step), world(recipe.train.wait_minutes) as w:
         return start_in(w, recipe, settle, resume=resume, accept_changes=accept_changes)
 
 
@@ -201,9 +199,10 @@ def _on_one_disk(run: Path, w: World) -> None:
 def _finish(run: Path, job: Job, trainer: Trainer, reason: str | None) -> None:
     """Score, draw and report, on the main process; the others wait."""
     from gptworks.train import parallel
+    from gptworks.train.guard import leaving_at_once
 
     w = trainer.world
-    with parallel.whole(trainer.model, keep=w.main):
+    with leaving_at_once(after_the_last_step), parallel.whole(trainer.model, keep=w.main):
         if w.main:
             job.farewell(trainer, reason)
             if reason in {None, "train.max_hours"} and not job.brief:  # who was asked to stop leaves at once

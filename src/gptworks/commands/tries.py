@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptworks.commands.start import STOPPED, Job, start_in, voice
+from gptworks.commands.leaving import between_runs
+from gptworks.commands.start import Job, start_in, voice
 from gptworks.errors import ConfigError
 from gptworks.recipe import ClassifyOptions, Recipe
 
@@ -59,7 +60,7 @@ def run_tries(recipe: Recipe, examples: Examples, settle: Settle, *, resume: boo
     tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(recipe.base))
     lessons = Lessons(examples.path, examples.fingerprint, tokenizer.fingerprint)
     # Each try's own folder is locked besides, but not the time between two.
-    with leaving_at_once(STOPPED), world(recipe.train.wait_minutes) as w, runs.locked(run, hold=w.main):
+    with leaving_at_once(between_runs), world(recipe.train.wait_minutes) as w, runs.locked(run, hold=w.main):
         say = voice(w)
         if resume:
             record.check_same(recipe, lessons, say, record.FINETUNING_IGNORES)

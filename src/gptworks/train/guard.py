@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType, TracebackType
@@ -63,11 +63,11 @@ class Stop:
 
 
 @contextmanager
-def leaving_at_once(status: int) -> Iterator[None]:
-    """Where there is nothing to save, the first signal ends the process, with this exit status."""
+def leaving_at_once(status: Callable[[int], int]) -> Iterator[None]:
+    """Where there is nothing to save, the first signal ends the process, with the exit status it is given for it."""
 
-    def leave(*_: object) -> None:
-        raise SystemExit(status)
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(status(number))
 
     before = _handle(leave)
     try:
