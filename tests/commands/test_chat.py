@@ -186,7 +186,6 @@ def test_a_classifier_is_nobody_to_talk_to(folders, byte_tokenizer, tmp_path, ca
 @pytest.mark.parametrize(
     ("name", "lines", "more", "message"),
     [
-        ("taught", ["/rest"], [], "/rest is no command; /help lists them"),
         ("taught", ["/regenerate"], [], "nothing was asked yet"),
         ("taught", ["/set temperature -1"], [], "--temperature"),
         ("taught", ["/set beams 3"], [], "beams is no setting"),
@@ -201,6 +200,12 @@ def test_bad_input_from_a_pipe_ends_it_in_one_line(folders, monkeypatch, capsys,
     out, err = piped(monkeypatch, capsys, folders[name], lines, *more, status=2)
     assert out == ""
     assert message in err.splitlines()[-1]
+
+
+def test_an_unknown_command_in_a_pipe_is_said_and_the_next_line_answered(folders, monkeypatch, capsys):
+    out, err = piped(monkeypatch, capsys, folders["taught"], ["/rest", "hello"])
+    assert "/rest is no command; /help lists them" in err
+    assert out.strip()
 
 
 def test_a_question_that_fills_most_of_a_small_context_is_answered_with_what_is_left(

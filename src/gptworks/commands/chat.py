@@ -142,7 +142,7 @@ class Talk:
         if word in commands:
             commands[word](rest.strip())
         elif word.startswith("/") and word[1:].isalpha():
-            raise ConfigError(f"{word} is no command; /help lists them")
+            self.tell(f"{word} is no command; /help lists them")  # a pipe goes on as well
         else:
             self.say(text)
 
