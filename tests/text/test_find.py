@@ -111,6 +111,11 @@ def test_a_damaged_file_in_tiktokens_cache_is_named(tmp_path: Path):
     assert said.startswith(f"{damaged} is not a tiktoken file")
 
 
+def test_where_gpt2_was_looked_for_is_said(tmp_path: Path):
+    (said,) = load_in_child("http://127.0.0.1:9", tmp_path, "gpt2")
+    assert said.startswith(f"GPT-2's vocabulary is not in tiktoken's cache ({tmp_path / 'tiktoken'}), and ")
+
+
 def test_a_hub_that_cannot_be_reached_is_said(tmp_path: Path):
     (said,) = load_in_child("http://127.0.0.1:9", tmp_path, "someone/model")
     assert said.startswith("no tokenizer someone/model here, and the Hub cannot be reached (")

@@ -102,7 +102,12 @@ def gpt2() -> Vocabulary:
         return _is_gpt2(readers.read_vocab_and_merges(files[0], files[1]), f"{files[0]} and {files[1].name}")
     if files and files[2].is_file():
         return _known_ranks(files[2])
-    found = on_hub(GPT2_REPOSITORY)
+    try:
+        found = on_hub(GPT2_REPOSITORY)
+    except DataError as error:
+        raise DataError(
+            f"GPT-2's vocabulary is not in tiktoken's cache ({cache or 'off'}), and {error}"
+        ) from None
     if found is None:
         raise DataError(f"{GPT2_REPOSITORY} on the Hugging Face Hub holds no tokenizer")
     return _is_gpt2(found[0], f"{GPT2_REPOSITORY} on the Hugging Face Hub")
