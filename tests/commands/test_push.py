@@ -171,3 +171,12 @@ def test_a_classifiers_scores_stand_beside_what_guessing_gets():
     assert values == {"accuracy": 0.5, "f1_macro": 0.25, "matthews_correlation": 0.125}
     assert "always naming the most frequent class gets 0.48" in rows[0]["definition"]
     assert all(row["notes"] == ("of texts that the best checkpoint is chosen by",) for row in rows)
+
+
+def test_a_card_alone_needs_no_repository_and_names_the_run(run, tmp_path, capsys):
+    file = tmp_path / "card.md"
+    assert main(["push", str(run), "--card-only", str(file)]) == 0
+    assert f"# {run.name}\n" in file.read_text()
+    capsys.readouterr()
+    assert main(["push", str(run)]) == 2
+    assert "push needs --repo you/name; --card-only FILE" in capsys.readouterr().err

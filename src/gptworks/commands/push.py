@@ -18,7 +18,12 @@ def push(
     spec: Annotated[str, Parameter(name="MODEL", help="A run, RUN@best, or a model folder.")],
     /,
     *,
-    repo: Annotated[str, Parameter(help="Repository on the Hub: you/name. Made if it is not there.")],
+    repo: Annotated[
+        str | None,
+        Parameter(
+            help="Repository on the Hub: you/name. Made if it is not there. --card-only can do without."
+        ),
+    ] = None,
     private: Annotated[bool, Parameter(negative=(), help="Make a new repository private.")] = False,
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"] | None, Parameter(help="Of the weights. Default: as they are.")
@@ -38,7 +43,11 @@ def push(
     from gptworks.export import card, hub, portable
     from gptworks.model import checkpoint
 
-    hub.check(repo)
+    if repo is None and card_only is None:
+        raise ConfigError("push needs --repo you/name; --card-only FILE writes the card without one")
+    if repo is not None:
+        hub.check(repo)
+    repo = repo or spec
     if card_only is None:
         hub.token()
     elif card_only.exists():
