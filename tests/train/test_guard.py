@@ -92,7 +92,7 @@ def test_the_second_ask_is_at_once(words, status, reason):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
 )
 def test_before_there_is_anything_to_save_a_signal_is_said_and_ends_the_process(number, status, capsys):
     with pytest.raises(SystemExit) as left, guard.leaving_at_once(leaving.before_the_first_step):

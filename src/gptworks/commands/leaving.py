@@ -9,9 +9,9 @@ STOPPED = 75
 
 
 def before_the_first_step(number: int) -> int:
-    """Of a start that a signal ends: a person's ask as a shell has it, a scheduler's warning as resumable."""
+    """Of a start that a signal ends."""
     terminal.say(f"stopped by {_name(number)} before the first step: nothing was begun, and nothing is lost")
-    return STOPPED if _name(number).startswith("SIGUSR") else 128 + number
+    return _status(number)
 
 
 def after_the_last_step(number: int) -> int:
@@ -25,7 +25,12 @@ def after_the_last_step(number: int) -> int:
 def between_runs(number: int) -> int:
     """Of a command that makes several runs: those that are through are not made again."""
     terminal.say(f"stopped by {_name(number)}; the same command with --resume goes on")
-    return STOPPED if _name(number).startswith("SIGUSR") else 128 + number
+    return _status(number)
+
+
+def _status(number: int) -> int:
+    """Of Ctrl-C what a shell has it; of a scheduler's signal, that the same command may be started again."""
+    return 128 + number if number == signal.SIGINT else STOPPED
 
 
 def _name(number: int) -> str:

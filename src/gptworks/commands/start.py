@@ -136,8 +136,7 @@ def start_in(
         if w.main and done < job.plan.max_steps:
             _need_space(run, saving.size_on_disk(trainer, job.duties.adapted), resumed=point is not None)
         job.announce(say)
-        if done < job.plan.max_steps:
-            _remark(job, done, say)
+        _remark(job, done, say)
         job = _fastest(job, trainer, say, asked="kept" if point else recipe.train.micro_batch)
         if w.main:
             record.write(job.recipe, job.material, w, job.ignores)
@@ -160,6 +159,8 @@ def start_in(
 
 def _remark(job: Job, done: int, say: Callable[[str], None]) -> None:
     steps, warmup = job.plan.max_steps, job.recipe.optim.warmup_steps
+    if done == steps:
+        return
     if steps < warmup:
         say(
             f"optim.warmup_steps = {warmup:,}, of {counted(steps, 'step')}: the learning rate never gets to optim.lr"

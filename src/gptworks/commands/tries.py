@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptworks.commands.given import already_held
 from gptworks.commands.leaving import between_runs
 from gptworks.commands.start import Job, start_in, voice
 from gptworks.errors import ConfigError
@@ -56,7 +57,7 @@ def run_tries(recipe: Recipe, examples: Examples, settle: Settle, *, resume: boo
     assert recipe.base is not None
     _check(recipe, examples)
     if not resume and (runs.is_run(run) or (run / "tries").exists()):
-        raise ConfigError(f"{run} already holds a run; add --resume to go on with it, or give another --out")
+        raise ConfigError(already_held(run))
     tokenizer = checkpoint.load_tokenizer(checkpoint.resolve(recipe.base))
     lessons = Lessons(examples.path, examples.fingerprint, tokenizer.fingerprint)
     # Each try's own folder is locked besides, but not the time between two.
