@@ -138,7 +138,7 @@ VERBS = [
     "prepare", "tokenizer train", "pretrain", "finetune classify", "finetune instruct", "generate", "evaluate", "judge",
     "glue", "export", "import-config",
 ]  # fmt: skip
-FILES = {"metrics.jsonl", "report.html", "tokenizer.json"}
+FILES = {"metrics.jsonl", "report.html", "tokenizer.json", "val.bin"}
 
 
 def test_links_between_guides_lead_somewhere(repository):

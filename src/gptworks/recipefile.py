@@ -257,6 +257,6 @@ def as_tables(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def dumps(recipe: Recipe) -> str:
-    """A recipe as TOML text that `load` reads back to an equal one."""
-    return tomli_w.dumps(as_tables(recipe))
+def dumps(recipe: Recipe, without: frozenset[str] = frozenset()) -> str:
+    """A recipe as TOML text that `load` reads back to an equal one, but for the tables it is written `without`."""
+    return tomli_w.dumps({name: value for name, value in as_tables(recipe).items() if name not in without})

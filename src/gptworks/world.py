@@ -355,3 +355,18 @@ def describe(device: torch.device) -> str:
     if device.type == "cpu":
         return f"{counted(torch.get_num_threads(), 'CPU thread')} ({torch.backends.cpu.get_cpu_capability()})"
     return device.type
+
+
+def processor() -> str:
+    """The CPU's name, as its maker has it where the system knows."""
+    return cpu_info().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_info() -> dict[str, str]:
+    """What Linux says of the first core; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}

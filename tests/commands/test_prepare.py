@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gptworks.cli import main
@@ -92,3 +93,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(words, message, here, capsys):
     assert message in said
     assert len(said.strip().splitlines()) == 1
     assert not Path("out").exists()
+
+
+def test_a_folder_of_nanogpt_s_is_trained_on_whole_and_that_is_said(here, capsys):
+    Path("nano").mkdir()
+    for name in ("train.bin", "val.bin"):
+        np.arange(200, dtype=np.uint16).tofile(f"nano/{name}")
+    line = ["prepare", "--sources", "nano", "--tokenizer", "vocabulary", "--workers", "1"]
+    said = "note: val.bin is trained on as well: --val-by source --val-source val.bin holds it out"
+    assert main([*line, "--out", "joined"]) == 0
+    assert said in capsys.readouterr().err
+    assert main([*line, "--out", "apart", "--val-by", "source", "--val-source", "val.bin"]) == 0
+    assert said not in capsys.readouterr().err
+    assert Dataset.open(Path("apart")).splits["val"].n_tokens == 201  # and a mark

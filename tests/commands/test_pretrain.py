@@ -340,6 +340,19 @@ def test_a_full_disk_while_saving_loses_nothing(dataset, tmp_path, capfd, monkey
     assert_identical(run, tmp_path / "other")
 
 
+def test_what_mfu_is_divided_by_is_measured_once_a_run(dataset, tmp_path):
+    run = tmp_path / "run"
+    assert pretrain(dataset, run, "--train.max-steps", "2") == 0
+    told = json.loads((run / "environment.json").read_text())
+    assert told["peak_flops"] > 1e9
+    assert told["processor"]
+    (run / "environment.json").write_text(json.dumps(told | {"peak_flops": 1e6}))
+    assert pretrain(dataset, run, "--resume", "--train.max-steps", "4") == 0
+    assert json.loads((run / "environment.json").read_text())["peak_flops"] == 1e6
+    assert runs.read_rows(run / "metrics.jsonl")[-1].keys() >= {"val_loss"}
+    assert max(row.get("mfu", 0) for row in runs.read_rows(run / "metrics.jsonl")) > 10
+
+
 def test_a_time_limit_stops_with_a_checkpoint(dataset, tmp_path, capsys):
     run = tmp_path / "run"
     assert pretrain(dataset, run, "--train.max-hours", "1e-9") == 124

@@ -177,7 +177,7 @@ def _duties(recipe: Recipe, work: Classifying) -> Duties:
         sample=None,
         steps_per_epoch=work.task.steps_per_epoch,
         flops_per_token=0.0,  # what is trained and how far gradients go differs: no MFU is claimed
-        peak_flops=1.0,
+        peak_flops=None,
         eval=recipe.eval,
         save=recipe.save,
         sampling=recipe.sample,

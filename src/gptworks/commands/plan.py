@@ -244,6 +244,7 @@ def _choose(data: Path, hours: float, out: Path, *, as_json: bool) -> None:
     from gptworks.plan.hours import choose
     from gptworks.recipefile import dumps
     from gptworks.report import terminal
+    from gptworks.train.record import PRETRAINING_IGNORES
 
     if out.exists():
         raise ConfigError(f"{out} is there already: give another --out, or remove it")
@@ -251,10 +252,10 @@ def _choose(data: Path, hours: float, out: Path, *, as_json: bool) -> None:
     terminal.say("measuring this machine, for a minute at most")
     found = choose(dataset, hours * 3600, Path("runs") / out.stem)
     out.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_text(
-        out, f"# Planned by `gptworks plan --hours {hours:g} --data {data}`.\n{dumps(found.recipe)}"
-    )
     facts = _chosen(found, out)
+    speed = f"measured: {facts['batch_tokens'] / facts['step_seconds']:,.0f} tokens/s"
+    head = f"# Planned by `gptworks plan --hours {hours:g} --data {data}`; {speed}.\n"
+    runs.write_text(out, head + dumps(found.recipe, PRETRAINING_IGNORES))
     if as_json:
         print(json.dumps(facts, indent=1))
         return

@@ -113,9 +113,9 @@ def _tell(dataset: Dataset, seconds: float | None, recipe: Path | None) -> None:
         counts = [f"{n:,} dropped: {why}" for why, n in source["dropped"].items()]
         counts += [f"{n:,} cut to {what}" for what, n in source["cut"].items()]
         if counts:
-            out.print(f"{source['name']}: {', '.join(counts)}", markup=False)
+            out.print(f"{source['name']}: {', '.join(counts)}", markup=False, soft_wrap=True)
         for remark in source["invalid"][:3]:
-            out.print(f"  {remark}", markup=False)
+            out.print(f"  {remark}", markup=False, soft_wrap=True)
     if seconds is not None:
         text = sum(split.text_bytes for split in dataset.splits.values())
         out.print(f"{text / 1e6:,.1f} MB in {seconds:.1f} s: {text / 1e6 / seconds:,.1f} MB/s")

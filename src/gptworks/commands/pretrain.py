@@ -142,10 +142,13 @@ def _announce(work: Pretraining, dataset: Dataset, world: World, say: Callable[[
 def _duties(recipe: Recipe, work: Pretraining, dataset: Dataset, world: World) -> Duties:
     from gptworks.commands.evaluate import while_training
     from gptworks.model import sizing
+    from gptworks.train import record
     from gptworks.train.peak import peak_flops
     from gptworks.train.session import Duties
 
     hours = recipe.train.max_hours
+    assert recipe.out is not None
+    known = record.peak(recipe.out, work.plan.precision.name, world)
     return Duties(
         tokenizer=work.tokenizer,
         evaluate=work.evaluate,
@@ -153,7 +156,7 @@ def _duties(recipe: Recipe, work: Pretraining, dataset: Dataset, world: World) -
         sample=_sampler(recipe, work, dataset) if recipe.sample.every else None,
         steps_per_epoch=work.steps_per_epoch,
         flops_per_token=sizing.flops_per_token(work.config),
-        peak_flops=peak_flops(work.plan.precision) * world.size,
+        peak_flops=known or peak_flops(work.plan.precision) * world.size,
         eval=recipe.eval,
         save=recipe.save,
         sampling=recipe.sample,

@@ -139,7 +139,7 @@ def start_in(
         _remark(job, done, say)
         job = _fastest(job, trainer, say, asked="kept" if point else recipe.train.micro_batch)
         if w.main:
-            record.write(job.recipe, job.material, w, job.ignores)
+            record.write(job.recipe, job.material, w, job.ignores, job.duties.peak_flops)
             record.keep_changes(run, done, changes)
         if job.memory is not None:
             say(
@@ -215,9 +215,8 @@ def _fastest(job: Job, trainer: Trainer, say: Callable[[str], None], *, asked: i
     """The job with the micro-batch that is seen to be fastest, if `auto` is asked for and the run long enough."""
     from gptworks.train import pace
 
-    if asked != "auto" or not pace.worth_measuring(
-        trainer, job.duties.flops_per_token, job.duties.peak_flops
-    ):
+    peak = job.duties.peak_flops
+    if asked != "auto" or peak is None or not pace.worth_measuring(trainer, job.duties.flops_per_token, peak):
         return job
     if not (rates := pace.fastest(trainer)):
         return job

@@ -22,7 +22,7 @@ from gptworks.data.dataset import FORMAT, MANIFEST, UNFINISHED, VERSION, Dataset
 from gptworks.data.encoding import Encoder
 from gptworks.data.intake import Intake, Progress, Report, Taken, n_workers, text_size
 from gptworks.data.selection import Selection, Tally
-from gptworks.data.sources import Source, find_all, no_text
+from gptworks.data.sources import Source, find_all, no_text, trained_on
 from gptworks.data.workers import Workers
 from gptworks.errors import DataError, ResourceError, UserError
 from gptworks.recipe import PrepareOptions
@@ -247,6 +247,7 @@ class _Work:
                 )
             if not tally.kept:
                 notes.append(f"no document of {source.name} was kept: {_told(source, tally)}")
+            notes += trained_on(source, self.options)
         if not val.tokens and (fraction or self.options.val_by == "source"):
             notes.append("no document fell to validation: take a larger --val-fraction, or --val-by tail")
         if fraction and (share := val.tokens / (train.tokens + val.tokens)) > 2 * fraction:
@@ -275,9 +276,8 @@ class _Work:
             next(path for path in (self.out, *self.out.resolve().parents) if path.exists())
         ).free
         return (
-            f"the disk of {self.out} is full ({_megabytes(free)} free): it needs {need}. Free that much and run "
-            "the same command again, which goes on from what is finished; or delete the folder and choose "
-            "another --out"
+            f"the disk of {self.out} is full ({_megabytes(free)} free): it needs {need}. Free that much and run the "
+            "same command again, which goes on from what is finished; or delete the folder and choose another --out"
         )
 
 

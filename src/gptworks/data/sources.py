@@ -181,6 +181,20 @@ def _walk(root: Path) -> Iterator[Path]:
                 yield path
 
 
+def trained_on(source: Source, options: PrepareOptions) -> list[str]:
+    """What to say of files of tokens that are called validation (nanoGPT's val.bin) where nobody said that they are."""
+    if source.validation or options.val_source or len(source.files) < 2:
+        return []
+    names = [
+        file.path.name
+        for file in source.files
+        if file.format == "tokens" and file.path.name.startswith("val")
+    ]
+    return [
+        f"{name} is trained on as well: --val-by source --val-source {name} holds it out" for name in names
+    ]
+
+
 def no_text(source: Source) -> str:
     """What to do about the first file that is no plain text; nothing if there is none."""
     binary = (

@@ -26,7 +26,16 @@ from gptworks.train import parallel
 from gptworks.train.peak import measured_flops
 from gptworks.train.precision import Precision
 from gptworks.wording import beginning, first_line
-from gptworks.world import cgroup_limit, default_device, describe, fast_dtype, memory_available, memory_total
+from gptworks.world import (
+    cgroup_limit,
+    cpu_info,
+    default_device,
+    describe,
+    fast_dtype,
+    memory_available,
+    memory_total,
+    processor,
+)
 
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "triton", "bitsandbytes", "transformers")
 CPU_FLAGS = (
@@ -66,7 +75,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -88,22 +97,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _cpuinfo() -> dict[str, str]:
-    """Of the first core."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in lines)
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _processor() -> str:
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
-
-
 def _cpu_features() -> list[str]:
-    info = _cpuinfo()
+    info = cpu_info()
     have = set((info.get("flags") or info.get("Features") or "").split())
     return [flag for flag in (*CPU_FLAGS, *ARM_FLAGS) if flag in have]
 

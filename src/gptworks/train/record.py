@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import tomli_w
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from gptworks.model.config import ONLY
 from gptworks.recipe import ModelOptions, Recipe
 from gptworks.recipefile import as_tables
 from gptworks.train.pretraining import Pretraining
-from gptworks.world import World, describe
+from gptworks.world import World, describe, memory_total, processor
 
 BEFORE_AND_AFTER = frozenset({"prepare", "bpe", "evaluate", "perplexity", "glue"})
 """Tables that are not part of any run."""
@@ -89,8 +90,10 @@ def resolved(recipe: Recipe, work: Pretraining) -> Recipe:
     )
 
 
-def write(recipe: Recipe, dataset: Material, world: World, ignores: frozenset[str]) -> None:
-    """recipe.toml and environment.json. Of the newest start."""
+def write(
+    recipe: Recipe, dataset: Material, world: World, ignores: frozenset[str], peak: float | None = None
+) -> None:
+    """recipe.toml and environment.json. Of the newest start. `peak` is what its MFU is divided by, in FLOP/s."""
     assert recipe.out is not None
     recipe.out.mkdir(parents=True, exist_ok=True)
     tables = as_tables(recipe)
@@ -101,7 +104,24 @@ def write(recipe: Recipe, dataset: Material, world: World, ignores: frozenset[st
         "dataset_fingerprint": dataset.fingerprint,
         "tokenizer_fingerprint": dataset.tokenizer_fingerprint,
     }
-    runs.write_json(recipe.out / "environment.json", environment(world) | learned)
+    fastest = {} if peak is None else {"peak_flops": peak, "peak_precision": recipe.train.precision}
+    runs.write_json(recipe.out / "environment.json", environment(world) | learned | fastest)
+
+
+def peak(run: Path, precision: str, world: World) -> float | None:
+    """The FLOP/s that MFU was divided by when a run began; None if it was not on such a machine, or is not known.
+
+    Measured anew at each start it would differ by a third, as a busy machine does, and so would MFU.
+    """
+    try:
+        told = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    now = environment(world) | {"peak_precision": precision}
+    alike = all(
+        told.get(name) == now[name] for name in ("processor", "device", "processes", "peak_precision")
+    )
+    return told.get("peak_flops") if alike else None
 
 
 def environment(world: World) -> dict[str, Any]:
@@ -111,6 +131,9 @@ def environment(world: World) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
+        "numpy": np.__version__,
+        "processor": processor(),
+        "memory": memory_total(torch.device("cpu")),
         "device": describe(world.device),
         "processes": world.size,
         "threads": torch.get_num_threads(),

@@ -46,8 +46,8 @@ class Duties:
     sample: Callable[[nn.Module], list[dict[str, Any]]] | None
     steps_per_epoch: float
     flops_per_token: float
-    peak_flops: float
-    """What MFU is divided by, all devices together."""
+    peak_flops: float | None
+    """What MFU is divided by, all devices together; None where no MFU is claimed."""
     eval: EvalOptions
     save: SaveOptions
     sampling: SampleOptions
@@ -208,7 +208,7 @@ class Session:
                 "targets": int(report.targets.item()),
                 "micro_batch": report.micro_batch,
                 "tokens_per_second": round(rate, 1),
-                "mfu": round(rate * self.duties.flops_per_token / self.duties.peak_flops, 4),
+                "mfu": round(rate * self.duties.flops_per_token / (self.duties.peak_flops or 1.0), 4),
                 "peak_memory": peak_memory(self.trainer.world.device),
                 "seconds": round(self._seconds(), 2),
             } | ({"skipped": True} if skipped else {})
