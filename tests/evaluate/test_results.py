@@ -15,3 +15,7 @@ def test_one_example_is_told_without_an_error():
     assert results.describe(one) == "piqa: acc 1.0000 (dev, n = 1 example)"
     assert results.describe(two) == "piqa: acc 1.0000 +- 0.0000 (dev, n = 2 examples)"
     assert "1 example " in results.table([one]).splitlines()[1]
+    noted = results.table(
+        [one | {"notes": ["1 context cut"]}, one | {"metric": "acc", "notes": ["1 context cut"]}]
+    )
+    assert noted.splitlines()[3:] == [f"{one['task']}: 1 context cut"]

@@ -66,7 +66,7 @@ def evaluate(
             scored[one.spec] += pairs
             measured = [dict(row) for _, row in pairs]
             _keep(measured, one.results, out)
-            for row in measured if not json else ():
+            for row in measured if not json and len(found) * len(steps) > 1 else ():
                 terminal.say(f"{one.spec}: {results.describe(row)}")
     first, *others = scored.values()
     differences = [row for other in others for row in comparison.compare(first, other)] if compare else []

@@ -79,9 +79,7 @@ def load(path: Path, options: ClassifyOptions) -> Examples:
     columns = choose(given["train"], options)
     unlabelled = _unlabelled(given, columns)
     remarks = [f"{split} has no labels and is left out" for split in unlabelled]
-    taken = {
-        split: _take(given[split], columns) for split in given if split not in _unlabelled(given, columns)
-    }
+    taken = {split: _take(table, columns) for split, table in given.items() if split not in unlabelled}
     regression = _is_regression([e for rows in taken.values() for e in rows.values()], options)
     if dropped := sum(len(given[split]) for split in taken) - sum(map(len, taken.values())):
         remarks.append(f"{counted(dropped, 'example')} without a text: left out")

@@ -184,7 +184,8 @@ def describe(one: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Scores one below the other; the split is always said."""
+    """Scores one below the other, and what to know of a task's; the split is always said."""
+    notes = dict.fromkeys(f"{one['task']}: {note}" for one in rows for note in one.get("notes", ()))
     lines = [("task", "metric", "split", "n", "value", "+-", "95 %")]
     for one in rows:
         interval = one["interval_95"]
@@ -199,7 +200,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 "" if interval is None else f"{_number(interval[0])} to {_number(interval[1])}",
             )
         )
-    return aligned(lines)
+    return "\n".join([aligned(lines), *notes])
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

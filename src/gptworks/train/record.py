@@ -118,10 +118,10 @@ def peak(run: Path, precision: str, world: World) -> float | None:
     except (OSError, ValueError):
         return None
     now = environment(world) | {"peak_precision": precision}
-    alike = all(
-        told.get(name) == now[name] for name in ("processor", "device", "processes", "peak_precision")
-    )
-    return told.get("peak_flops") if alike else None
+    if not isinstance(told, dict) or not isinstance(told.get("peak_flops"), float):
+        return None
+    names = ("processor", "device", "processes", "peak_precision")
+    return told["peak_flops"] if all(told.get(name) == now[name] for name in names) else None
 
 
 def environment(world: World) -> dict[str, Any]:
