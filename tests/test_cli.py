@@ -250,9 +250,13 @@ def test_what_may_be_a_fraction_is_one_by_default_too():
 
 
 def test_of_torchrun_s_processes_the_first_alone_does_what_needs_one(tmp_path, capsys, monkeypatch):
-    for rank, said in (("0", True), ("1", False)):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, by_torchrun, said in (("0", True, True), ("1", False, True), ("1", True, False)):
         monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("WORLD_SIZE", "2")
+        if by_torchrun:
+            monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+        else:
+            monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
         assert main(["inspect", str(tmp_path)]) == (2 if said else 0)
         assert bool(capsys.readouterr().err) == said
     assert "pretrain needs --data" in refusal(capsys, "pretrain", "--out", str(tmp_path / "run"))

@@ -133,7 +133,9 @@ def _run(app: App, argv: list[str]) -> None:
         raise ConfigError(
             f"{late} comes too late: a recipe stands before all flags, `gptworks VERB {late} --...`"
         )
-    if os.environ.get("RANK", "0") == "0" or not tokens or tokens[0] in SHARED:
+    # RANK alone says little: a cluster may set it for a whole machine, and a person types commands there as well.
+    first = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+    if first or not tokens or tokens[0] in SHARED:
         command(*bound.args, **bound.kwargs)
 
 
