@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Everything a machine with a GPU should show, in one call of less than ten minutes: benchmarks/gpu.sh [FOLDER]
+# Run all tests and benchmarks that need a GPU, in less than ten minutes: benchmarks/gpu.sh [FOLDER]
 #
-# Results go to FOLDER, else to $OUT, else to benchmarks/results: log.txt and a JSON file for each table. A part that
-# fails or takes too long is said in the log and does not keep the others from running; the exit status is then 1.
-# GPU_SH_DRY=1 tries the script at tiny sizes, also without a GPU; PYTHON names the interpreter (default: python3).
+# Results go to FOLDER, or else to $OUT, or else to benchmarks/results: log.txt, and one JSON file per table. If a part
+# fails or takes too long, the log says so, the other parts still run, and the exit status is 1.
+# GPU_SH_DRY=1 runs everything at tiny sizes, even without a GPU. PYTHON selects the interpreter (default: python3).
 #
-# The machine needs PyTorch 2.11 or later with CUDA, transformers, accelerate, tokenizers, tiktoken, safetensors, pytest,
-# pytest-timeout, hypothesis and matplotlib. What else gptworks imports can come along as wheels in the folder .whl,
-# which is installed beside, for this call only. Where there is a network (for Python 3.12 on x86-64):
+# The machine needs CUDA and these packages with their dependencies (torch 2.11 or later):
+#
+#   torch transformers accelerate tokenizers tiktoken safetensors pytest pytest-timeout
+#
+# All other imported packages can be provided as wheels in the folder .whl, which are installed for this call only. A
+# test compares both lists with the imports. To download the wheels (for Python 3.12 on x86-64):
 #
 #   python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 #     --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 \
-#     -d .whl cyclopts docstring-parser rich-rst tomli-w zstandard
+#     -c constraints.txt -d .whl attrs cyclopts docstring-parser rich-rst tomli-w zstandard
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-${OUT:-benchmarks/results}}
@@ -27,7 +30,7 @@ if compgen -G ".whl/*.whl" >/dev/null; then
 fi
 export PYTHONPATH="src:.:$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
 
-part() { # NAME SECONDS COMMAND...: run it, but no longer than that or than what is left
+part() { # NAME SECONDS COMMAND...: run the command for at most SECONDS or the time that is left
     local name=$1 limit=$2 left=$((end - SECONDS)) start=$SECONDS status
     shift 2
     echo "== $name"
@@ -58,11 +61,11 @@ else
 fi
 train=("$python" benchmarks/train.py --out "$out" "${quick[@]}")
 
-everything() { # what matters most comes first: a machine slower than thought loses the end
+everything() { # the most important parts come first, because a slow machine may not reach the last ones
     local failed=()
     command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
     "$python" -c "import torch, transformers as t; print('torch', torch.__version__, 'transformers', t.__version__)"
-    part tests 100 "$python" -m pytest -o addopts= -q -m gpu -p no:cacheprovider "${tests[@]}" tests
+    part tests 100 "$python" -m pytest -o addopts= -q -m gpu -p no:cacheprovider "${tests[@]}" tests/gpu
     part "train $small" 170 "${train[@]}" --name train-small --sizes "$small" --compile "$both"
     part kernels 60 "$python" benchmarks/kernels.py --out "$out" --size "$small" "${fused[@]}"
     part generate 150 "$python" benchmarks/generate.py --out "$out" "${quick[@]}" "${texts[@]}"
@@ -70,10 +73,10 @@ everything() { # what matters most comes first: a machine slower than thought lo
     part "train $medium" 120 "${train[@]}" --name train-medium --sizes "$medium" --compile "$on" \
         --contenders gptworks transformers
     if ((${#failed[@]})); then
-        printf 'did not come through:%s\n' "$(printf ' [%s]' "${failed[@]}")"
+        printf 'failed:%s\n' "$(printf ' [%s]' "${failed[@]}")"
         return 1
     fi
-    echo "all parts came through in $SECONDS s"
+    echo "all parts passed in $SECONDS s"
 }
 everything 2>&1 | tee "$out/log.txt"
 exit "${PIPESTATUS[0]}"
