@@ -1,4 +1,4 @@
-"""Time of training steps, without making a GPU wait: there, marks are events in its queue."""
+"""Times training steps without stalling a GPU: on GPUs the marks are events in its stream."""
 
 import itertools
 import statistics
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 WARM_UP = 2
-"""Steps before the first that counts: memory is taken, kernels are chosen and compiled."""
+"""Steps before the first that counts: they allocate memory, and choose and compile kernels."""
 
 
-class Enough(Exception):  # noqa: N818 - no error: a loop that has no other way out is left by it
-    """The time is over."""
+class Enough(Exception):  # noqa: N818 - not an error: it leaves a loop that has no other way out
+    """Enough steps were timed."""
 
 
 class Clock:
     """Marks where a step begins its forward pass and where its update is done."""
 
-    def __init__(self, device: torch.device, seconds: float) -> None:
-        """Runs for `seconds` after the warm-up, and for three steps at least."""
-        self.device, self.seconds = device, seconds
+    def __init__(self, device: torch.device, seconds: float, steps: int = 3) -> None:
+        """Runs for `seconds` after the warm-up, and for at least `steps` steps."""
+        self.device, self.seconds, self.steps = device, seconds, steps
         self._starts: list[Any] = []
         self._cpu: list[float] = []
         self._ends: list[Any] = []
@@ -28,24 +28,24 @@ class Clock:
 
     @property
     def over(self) -> bool:
-        """Whether the steps are enough."""
-        return len(self._ends) >= WARM_UP + 3 and time.perf_counter() > self._deadline
+        """True if enough steps were timed."""
+        return len(self._ends) > WARM_UP + self.steps and time.perf_counter() > self._deadline
 
     def start(self) -> None:
-        """The forward pass begins."""
+        """Mark the start of a forward pass."""
         if len(self._starts) == WARM_UP:
             self._deadline = time.perf_counter() + self.seconds
         self._starts.append(self._now())
         self._cpu.append(time.process_time())
 
     def end(self) -> None:
-        """The update is done."""
+        """Mark the end of an update."""
         self._ends.append(self._now())
 
     def figures(self) -> dict[str, float | int]:
-        """From step to step: the median; and which part of it lies between an update and the next forward.
+        """Median time from step to step, and the share of it between an update and the next forward pass.
 
-        The processors' time, all threads together, says more than the clock's where a machine is shared.
+        CPU time, summed over threads, is more reliable than wall time on a shared machine.
         """
         if self.device.type == "cuda":
             torch.cuda.synchronize()

@@ -1,9 +1,10 @@
-"""Speed of generation beside transformers.generate: python benchmarks/generate.py [--preset gpt2 --dtypes bf16].
+"""Compare generation speed with transformers.generate: python benchmarks/generate.py [--preset gpt2 --dtypes bf16].
 
-Both open the same folder of random weights, written by our checkpoint.save, and draw from the same prompt with the
-same settings until max_tokens, in processes of their own, in turns; beside narrow dtypes also ours with weights in 8
-bits. The floor of a token's time is the weights' bytes over the read bandwidth measured in the same run; its share
-says how much of that bandwidth is used. With --quality MODEL TEXT, what a trained model loses by each kind of numbers.
+Both load the same folder of random weights and sample from the same prompt with the same settings until max_tokens,
+in separate processes, in turns. In 16-bit dtypes, gptworks also runs with int8 weights. The time per token cannot be
+less than the bytes of the weights divided by the read bandwidth, which is measured in the same run; the table shows
+the share of that bandwidth that each contender uses. `--quality MODEL TEXT` measures how much a trained model loses
+in each dtype.
 """
 
 import argparse
@@ -23,14 +24,17 @@ TEMPERATURE, TOP_K = 0.8, 50
 CONTENDERS = ("gptworks", "transformers")
 INT8 = "gptworks int8"
 Generate = Callable[[int, int, float], list[list[int]]]
-"""(samples, tokens each, temperature) -> the new ids; temperature 0 is greedy."""
+"""(samples, tokens per sample, temperature) -> new ids; temperature 0 is greedy."""
 
 
 def write_model(preset: str, n_layer: int | None, vocab_size: int, folder: Path) -> tuple[int, int]:
-    """Random weights, and a tokenizer that knows every id and no end of text. -> weights read a token, prompt ids."""
+    """Save random weights, and a tokenizer with every id and no end of text.
+
+    Returns (number of weights read per token, prompt length in tokens).
+    """
     from gptworks.model import checkpoint, sizing
     from gptworks.model.build import build
-    from gptworks.model.config import resolve
+    from gptworks.model.config import resolve_config
     from gptworks.recipe import ModelOptions
     from gptworks.text.bytelevel import BYTE_ORDER, PATTERNS
     from gptworks.text.tokenizer import Tokenizer
@@ -39,20 +43,20 @@ def write_model(preset: str, n_layer: int | None, vocab_size: int, folder: Path)
     ids = {bytes([byte]): id for id, byte in enumerate(BYTE_ORDER)}
     pairs = (bytes([first, second]) for first in range(256) for second in range(256))
     ids |= {pair: 256 + i for i, pair in zip(range(vocab_size - 256), pairs, strict=False)}
-    tokenizer = Tokenizer.of(Vocabulary(ids, (), (PATTERNS["gpt2"],)))
-    config = resolve(ModelOptions(preset=preset, n_layer=n_layer), vocab_size)
+    tokenizer = Tokenizer.from_vocabulary(Vocabulary(ids, (), (PATTERNS["gpt2"],)))
+    config = resolve_config(ModelOptions(preset=preset, n_layer=n_layer), vocab_size)
     checkpoint.save(build(config, seed=0), folder, tokenizer)
     return sizing.blocks(config) + sizing.embedding(config), len(tokenizer.encode(PROMPT))
 
 
 def ours(folder: Path, dtype: Any, device: Any, *, int8: bool) -> Generate:
-    """The engine behind `gptworks generate`, `chat` and `serve`."""
-    from gptworks.generate.engine import GenerateSettings, generate
+    """The engine of `gptworks generate`, `chat` and `serve`."""
+    from gptworks.generation.engine import GenerateSettings, generate
     from gptworks.model import checkpoint
-    from gptworks.model.int8 import narrow
+    from gptworks.model.int8 import quantize
 
     model = checkpoint.load(folder, dtype=dtype).to(device)
-    model = narrow(model) if int8 else model
+    model = quantize(model) if int8 else model
     tokenizer = checkpoint.load_tokenizer(folder)
 
     def run(samples: int, tokens: int, temperature: float) -> list[list[int]]:
@@ -65,7 +69,7 @@ def ours(folder: Path, dtype: Any, device: Any, *, int8: bool) -> Generate:
 
 
 def theirs(folder: Path, dtype: Any, device: Any, cache: str | None) -> Generate:
-    """transformers' generate; with cache="static" also compiled, where the device lets it."""
+    """transformers' generate; cache="static" also compiles it, if the device supports that."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -76,28 +80,29 @@ def theirs(folder: Path, dtype: Any, device: Any, cache: str | None) -> Generate
     prompt = torch.tensor([checkpoint.load_tokenizer(folder).encode(PROMPT)], device=device)
 
     def run(samples: int, tokens: int, temperature: float) -> list[list[int]]:
-        drawing = {"temperature": temperature, "top_k": TOP_K, "num_return_sequences": samples}
-        made = model.generate(
+        sampling = {"temperature": temperature, "top_k": TOP_K, "num_return_sequences": samples}
+        output = model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             pad_token_id=0,
             max_new_tokens=tokens,
             cache_implementation=cache,
             do_sample=temperature > 0,
-            **drawing if temperature else {},
+            **sampling if temperature else {},
         )
-        return made[:, prompt.shape[1] :].tolist()
+        return output[:, prompt.shape[1] :].tolist()
 
     return run
 
 
 def work(case: dict[str, Any]) -> dict[str, Any]:
-    """In a process of its own: one contender's figures for one number of samples."""
+    """Measure one contender with one number of samples, in a separate process."""
     import torch
 
+    from gptworks.devices import default_device
+    from gptworks.host_memory import peak_memory, tune_allocator
     from gptworks.model import checkpoint, memory
     from gptworks.train.precision import DTYPES
-    from gptworks.world import default_device, peak_memory, tune_allocator
 
     device, dtype, folder = default_device(), DTYPES[case["dtype"]], Path(case["folder"])
     torch.manual_seed(0)
@@ -107,15 +112,15 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
     else:
         run = theirs(folder, dtype, device, case["cache"])
     samples, tokens = case["samples"], case["tokens"]
-    greedy = run(1, min(32, tokens), 0.0)[0]  # also warms up
+    greedy = run(1, min(32, tokens), 0.0)[0]  # also a warm-up
     run(samples, tokens, TEMPERATURE)
     times: list[float] = []
     end, cpu = time.perf_counter() + case["seconds"], time.process_time()
     while len(times) < 2 or time.perf_counter() < end:
         start = time.perf_counter()
-        made = run(samples, tokens, TEMPERATURE)
+        ids_per_sample = run(samples, tokens, TEMPERATURE)
         times.append(time.perf_counter() - start)
-        assert [len(ids) for ids in made] == [tokens] * samples, "a sample ended early"
+        assert [len(ids) for ids in ids_per_sample] == [tokens] * samples, "a sample ended early"
     seconds = statistics.median(times)
     config = checkpoint.read_config(folder)
     parts = memory.generation(config, samples, len(PROMPT) + tokens, dtype=case["dtype"])
@@ -131,18 +136,18 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def quality(folder: Path, text: str, dtype: str) -> float:
-    """Nats a token of a text's first 64 windows, by weights of a dtype, or of 8 bits."""
+    """Nats per token on the first 64 windows of a text, with weights of a dtype or in int8."""
     import torch
     import torch.nn.functional as F
 
+    from gptworks.devices import default_device
     from gptworks.model import checkpoint
-    from gptworks.model.int8 import narrow
+    from gptworks.model.int8 import quantize
     from gptworks.train.precision import DTYPES
-    from gptworks.world import default_device
 
     device, kind = default_device(), DTYPES["bf16" if dtype == "int8" else dtype]
     model = checkpoint.load(folder, dtype=kind).to(device).eval()
-    model = narrow(model) if dtype == "int8" else model
+    model = quantize(model) if dtype == "int8" else model
     ids, context = checkpoint.load_tokenizer(folder).encode(text), model.config.context
     windows = [ids[i : i + context + 1] for i in range(0, len(ids) - context, context)][:64]
     losses = []
@@ -155,7 +160,7 @@ def quality(folder: Path, text: str, dtype: str) -> float:
 
 
 def read_bandwidth(device: Any) -> float:
-    """Bytes/s of adding up an array that no cache holds: the best of five."""
+    """Bytes/s while summing an array larger than any cache: the best of five."""
     import torch
 
     array = torch.ones((1 << 33 if device.type == "cuda" else 1 << 28) // 4, device=device)
@@ -170,7 +175,7 @@ def read_bandwidth(device: Any) -> float:
 def measure(
     options: argparse.Namespace, folder: Path, weights: int, bandwidth: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Dtype and number of samples -> contender -> figures, one after the other."""
+    """Yields (dtype and number of samples, results by contender)."""
     for dtype in options.dtypes:
         bytes_each = 4 if dtype == "fp32" else 2
         for samples in options.samples:
@@ -190,7 +195,7 @@ def measure(
 
 
 def _compare(rows: dict[str, dict[str, Any]]) -> None:
-    """Speed against the fastest of transformers' rows; how far greedy texts agree with its first."""
+    """Add the speedup over transformers' fastest row, and for how many tokens the greedy texts agree."""
     theirs = [row for name, row in rows.items() if name.startswith("transformers")]
     greedy = {name: row.pop("greedy") for name, row in rows.items()}
     for name, row in rows.items():
@@ -202,7 +207,7 @@ def _compare(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
-    """The lines of a dtype and number of samples."""
+    """Print one line per contender."""
     for name, row in rows.items():
         if "failed" in row:
             print(f"{title:<10} {name:<20} {row['failed']}", flush=True)
@@ -210,32 +215,35 @@ def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
         print(
             f"{title:<10} {name:<20} {row['tokens_per_second']:>9,.1f} tok/s  "
             f"{row['seconds_per_token'] * 1e3:8.2f} ms/token "
-            f"({row['cpu_seconds_per_token'] * 1e3:.2f} of CPU)  "
+            f"({row['cpu_seconds_per_token'] * 1e3:.2f} CPU)  "
             f"{row['bandwidth_share']:6.1%} of bandwidth  {row['peak_memory'] / 1e9:.2f} GB "
             f"(estimated {row['memory_estimated'] / 1e9:.2f})  {row.get('speed_ratio', 1):.2f}x  "
-            f"greedy agrees for {row.get('greedy_agree', 0)}",
+            f"greedy agrees for {row.get('greedy_agree', 0)} tokens",
             flush=True,
         )
 
 
 def main() -> None:
-    """Run the contenders in turns and write the table, anew after each number of samples."""
+    """Run the contenders in turns, and write the results after each number of samples."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--preset", default="gpt2")
     parser.add_argument("--vocab-size", type=int, default=50257)
     parser.add_argument("--n-layer", type=int, help="default: the preset's")
     parser.add_argument(
-        "--dtypes", nargs="+", choices=("fp32", "bf16", "fp16"), help="default: fp32, and the fast one"
+        "--dtypes", nargs="+", choices=("fp32", "bf16", "fp16"), help="default: fp32 and the fastest dtype"
     )
     parser.add_argument("--samples", nargs="+", type=int, default=[1, 16])
-    parser.add_argument("--tokens", type=int, default=128, help="new tokens of a sample")
+    parser.add_argument("--tokens", type=int, default=128, help="new tokens per sample")
     parser.add_argument(
-        "--static", action="store_true", help="also transformers with a static cache, compiled on a GPU"
+        "--static", action="store_true", help="also run transformers with a static cache, compiled on a GPU"
     )
     parser.add_argument("--seconds", type=float, default=10, help="per contender and round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
-        "--quality", nargs=2, metavar=("MODEL", "TEXT"), help="a trained model and a text file"
+        "--quality",
+        nargs=2,
+        metavar=("MODEL", "TEXT"),
+        help="measure the loss of a trained model on a text file",
     )
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -244,7 +252,7 @@ def main() -> None:
         print(json.dumps(work(json.loads(options.worker))))
         return
 
-    from gptworks.world import default_device, fast_dtype
+    from gptworks.devices import default_device, fast_dtype
 
     device = default_device()
     options.dtypes = options.dtypes or sorted({"fp32", fast_dtype(device)}, reverse=True)
@@ -255,9 +263,12 @@ def main() -> None:
         facts |= {"prompt_tokens": prompt, "temperature": TEMPERATURE, "top_k": TOP_K}
         facts |= {"weights_read_a_token": weights, "read_bandwidth": bandwidth}
         if options.quality:
-            from gptworks.model.find import resolve
+            from gptworks.model.find import find_checkpoint
 
-            trained, text = resolve(options.quality[0]), Path(options.quality[1]).read_text(encoding="utf-8")
+            trained, text = (
+                find_checkpoint(options.quality[0]),
+                Path(options.quality[1]).read_text(encoding="utf-8"),
+            )
             losses = {name: quality(trained, text, name) for name in (*options.dtypes, "int8")}
             facts["nats_per_token"] = losses
             print(

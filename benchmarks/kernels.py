@@ -1,7 +1,7 @@
-"""Where one of our training steps goes: python benchmarks/kernels.py [--size gpt2] prints its ten longest kernels.
+"""Profile a training step and print its ten longest kernels: python benchmarks/kernels.py [--size gpt2].
 
-On a GPU: kernels by their time on it, and how much of the step it worked at all. On a CPU: operators by their own
-time. Below, the products of matrices beside their floor, FLOPs over the peak that MFU is divided by.
+On a GPU, kernels are sorted by their time on the device, and the busy share of the step is shown. On a CPU, operators
+are sorted by their own time. Matrix products are also shown with their floor: FLOPs divided by the peak used for MFU.
 """
 
 import argparse
@@ -15,13 +15,13 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 
 
 def profile(size: dict[str, Any], *, rows: int | None, compiled: bool) -> tuple[Any, float, bool]:
-    """(averages by name, seconds a step, whether times are a GPU's) of three steps after the warm-up."""
+    """Profile three steps after the warm-up; returns (averages by name, seconds per step, True on a GPU)."""
     import torch
     from clock import Clock
     from loops import our_trainer
     from torch.profiler import ProfilerActivity
 
-    from gptworks.world import default_device
+    from gptworks.devices import default_device
 
     device = default_device()
     on_gpu = device.type == "cuda"
@@ -42,13 +42,13 @@ def profile(size: dict[str, Any], *, rows: int | None, compiled: bool) -> tuple[
     steps()
     seconds = clock.figures()["seconds_per_step"]
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with torch.profiler.profile(activities=kinds, with_flops=True) as seen:
+    with torch.profiler.profile(activities=kinds, with_flops=True) as profiler:
         steps()
-    return seen.key_averages(), seconds, on_gpu
+    return profiler.key_averages(), seconds, on_gpu
 
 
 def table(averages: Any, seconds: float, peak: float, *, on_gpu: bool) -> dict[str, Any]:
-    """Milliseconds of a step, as JSON; the profiler saw three steps."""
+    """Milliseconds per step as JSON; the profile covers three steps."""
 
     def own(event: Any) -> float:
         return (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 3000
@@ -83,23 +83,23 @@ def table(averages: Any, seconds: float, peak: float, *, on_gpu: bool) -> dict[s
 
 
 def main() -> None:
-    """Profile, print and write."""
+    """Profile a step, print the table and write the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="gpt2")
-    parser.add_argument("--rows", type=int, help="rows of a step (default: by size and device)")
+    parser.add_argument("--rows", type=int, help="rows per step; default: depends on size and device")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
     options = parser.parse_args()
     peak = gemm_peak()
     averages, seconds, on_gpu = profile(SIZES[options.size], rows=options.rows, compiled=options.compile)
     result = table(averages, seconds, peak, on_gpu=on_gpu)
-    print(f"{options.size}: {seconds * 1e3:.1f} ms a step, busy {result['busy_share']:.1%}")
+    print(f"{options.size}: {seconds * 1e3:.1f} ms per step, busy {result['busy_share']:.1%}")
     for row in result["kernels"]:
         print(f"{row['milliseconds']:9.3f} ms {row['share']:6.1%} {row['calls']:7.1f}x  {row['name'][:90]}")
     for row in result["products"]:
         print(
             f"{row['name']:<14} {row['milliseconds']:9.3f} ms, floor {row['floor_milliseconds']:9.3f} ms: "
-            f"{row['floor_milliseconds'] / row['milliseconds']:.1%} of the peak"
+            f"{row['floor_milliseconds'] / row['milliseconds']:.1%} of peak"
         )
     facts = {"size": options.size, "compiled": options.compile, "gemm_peak_flops": peak}
     print(machine.write("kernels", facts | result, options.out))

@@ -1,12 +1,12 @@
-"""Does SIGKILL cost anything but time? kills.py [--kills 200] [--jobs 5]: all that makes files, killed at random.
+"""Kill every command that writes files at random, and check that it recovers: kills.py [--kills 200] [--jobs 5].
 
-Every piece of work is done once undisturbed. Then again and again: killed, started anew by the same command, killed,
-until it comes through; what it leaves is compared with what the undisturbed one left, file by file, and nothing else
-may lie there. Half of the kills come after a random time, half before a random one of the file operations that a
-run makes (opening to write, renaming, removing, making a folder), so that many fall inside a save.
+Each command runs once undisturbed. Then it is killed and restarted until it finishes, and its files are compared with
+those of the undisturbed run. There must be no differences and no additional files. Half of the kills happen after a
+random time, the other half before a random file operation (opening for writing, renaming, removing, making a folder),
+so that many of them hit a save.
 
-The killed processes are forked from one that has imported everything, so that a kill costs no start; and pictures,
-which would take longer than all the rest, are a few bytes each.
+Killed processes are forked from one that has imported everything, which saves the start-up time. Plots would take
+longer than everything else, so they are replaced by a few bytes each.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from typing import Any
 import machine
 
 TIMED = {"seconds", "tokens_per_second", "mfu", "peak_memory"}
-"""What two equal runs may differ in."""
+"""Keys that may differ between two identical runs."""
 
 OPERATIONS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "shutil.rmtree"}
 
@@ -39,11 +39,11 @@ SHORT = "--log.every 3 --eval.every 8 --save.every 3 --optim.lr 3e-3 --train.mic
 
 @dataclass(frozen=True)
 class Case:
-    """A piece of work, and its share of the kills."""
+    """A command, and its share of the kills."""
 
     name: str
-    words: str
-    """The command line; {here} is the folder with the inputs, {out} what it makes."""
+    line: str
+    """The command line; {here} is the folder with the inputs, {out} the output folder."""
     share: float
 
 
@@ -52,7 +52,7 @@ CASES = (
     Case("prepare, two workers", "prepare --workers 2 {prepare}", 0.05),
     Case("pretrain", "pretrain --data {here}/set --out {out} --resume {pretrain}", 0.25),
     Case("finetune classify", "{classify} --out {out} --resume", 0.2),
-    Case("finetune classify, two tries", "{classify} --out {out} --resume --tries 2", 0.05),
+    Case("finetune classify, two seeds", "{classify} --out {out} --resume --n-seeds 2", 0.05),
     Case(
         "finetune instruct",
         "finetune instruct --data {here}/alpaca.json --out {out} --resume {instruct}",
@@ -64,33 +64,33 @@ OPTIONS = {
     "--shard-tokens 2000",
     "pretrain": f"{SHAPE} {SHORT} --train.batch-tokens 384 --train.max-steps 40 --sample.every 10 "
     "--sample.max-tokens 8 --eval.tokens 512",
-    "classify": f"finetune classify --data {{here}}/messages --model {{here}}/base {SHORT} --batch 8 "
+    "classify": f"finetune classify --data {{here}}/messages --model {{here}}/base {SHORT} --batch-examples 8 "
     "--train.max-steps 24",
-    "instruct": f"--model {{here}}/base {SHORT} --template {{here}}/short.jinja --batch 8 --train.max-steps 24 "
-    "--lora.rank 4 --responses 2 --answer-tokens 8",
+    "instruct": f"--model {{here}}/base {SHORT} --template {{here}}/short.jinja --batch-examples 8 "
+    "--train.max-steps 24 --lora.rank 4 --n-responses 2 --max-response-tokens 8",
 }
 TEMPLATE = "{% for m in messages %}{{ m.content }}{{ '>' if m.role == 'user' else eos_token }}{% endfor %}"
 
 
 def command(case: Case, here: Path, out: Path) -> list[str]:
-    """Its words."""
-    line = case.words
+    """The arguments of its command line."""
+    line = case.line
     for name, options in OPTIONS.items():
         line = line.replace(f"{{{name}}}", options)
     return [word.replace("{here}", str(here)).replace("{out}", str(out)) for word in line.split()]
 
 
 def inputs(here: Path) -> None:
-    """Texts, a tokenizer, a Dataset, a base model, examples of two kinds."""
-    chance = random.Random(0)
+    """Write texts, a tokenizer, a Dataset, a base model, and examples for both kinds of fine-tuning."""
+    rng = random.Random(0)
     words = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "was", "red"]
-    texts = [" ".join(chance.choices(words, k=chance.randint(5, 60))) + "." for _ in range(300)]
+    texts = [" ".join(rng.choices(words, k=rng.randint(5, 60))) + "." for _ in range(300)]
     (here / "docs.jsonl").write_text(
         "".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8"
     )
     rows = []
     for number in range(80):
-        text = " ".join(chance.choices(words, k=chance.randint(1, 6)))
+        text = " ".join(rng.choices(words, k=rng.randint(1, 6)))
         rows.append(f"spam\t{text}!!!\n" if number % 4 == 0 else f"ham\t{text} :)\n")
     (here / "messages").write_text("".join(rows), encoding="utf-8")
     pairs = [
@@ -112,9 +112,9 @@ def inputs(here: Path) -> None:
 def start(
     words: list[str], here: Path, *, kill_after: float | None = None, kill_at: int | None = None
 ) -> tuple[int, int]:
-    """A command in a process of its own, killed after so many seconds or before so many file operations, or left alone.
+    """Run a command in a child process, and kill it after `kill_after` seconds or before file operation `kill_at`.
 
-    Returns its exit status, negative if a signal ended it, and how many file operations it made if it was left alone.
+    Returns its exit status (negative if a signal ended it) and, if it was not killed, its number of file operations.
     """
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -133,12 +133,12 @@ def start(
             deadline = None
         time.sleep(0.001)
     with os.fdopen(reader, "rb") as pipe:
-        counted = pipe.read()
-    return os.waitstatus_to_exitcode(status), int(counted or 0)
+        operations = pipe.read()
+    return os.waitstatus_to_exitcode(status), int(operations or 0)
 
 
 def _live(words: list[str], here: Path, kill_at: int | None, writer: int) -> None:
-    """The child's life; does not return."""
+    """Run the command in the child process; does not return."""
     log = os.open(here / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -173,7 +173,7 @@ def _changes_files(event: str, arguments: tuple[Any, ...], inside: str) -> bool:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """By name, all that two equal pieces of work must agree in."""
+    """By file name, the content that must be the same in two identical runs."""
     return {
         path.relative_to(folder).as_posix(): _content(path)
         for path in sorted(folder.rglob("*"))
@@ -201,63 +201,65 @@ def _untimed(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in TIMED}
 
 
-def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What is missing, too much, or not the same."""
-    missing = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
-    litter = [f"{name} is litter" for name in sorted(found.keys() - wanted.keys())]
+def differences(expected: dict[str, Any], actual: dict[str, Any]) -> list[str]:
+    """Files that are missing, left over or different."""
+    missing = [f"{name} is missing" for name in sorted(expected.keys() - actual.keys())]
+    extra = [f"{name} is left over" for name in sorted(actual.keys() - expected.keys())]
     return (
         missing
-        + litter
-        + [f"{name} differs" for name in wanted if name in found and wanted[name] != found[name]]
+        + extra
+        + [f"{name} differs" for name in expected if name in actual and expected[name] != actual[name]]
     )
 
 
 def in_a_save(out: Path) -> bool:
-    """True if a kill has just left something half written."""
+    """True if the kill left something half-written."""
     return any(".draft" in path.name or ".partial" in path.name for path in out.rglob("*")) or any(
         not (folder / "trainer" / "complete.json").is_file() for folder in out.glob("checkpoints/step-*")
     )
 
 
 def harass(case: Case, inputs: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Kill a piece of work so many times, in as many rounds as that takes; what was found."""
-    here, chance = inputs / case.name.replace(" ", "-").replace(",", ""), random.Random(seed)
+    """Kill a command `kills` times, over as many rounds as that takes; returns counts and differences."""
+    here, rng = inputs / case.name.replace(" ", "-").replace(",", ""), random.Random(seed)
     here.mkdir()
     out = here / "out"
     words = command(case, inputs, out)
-    began = time.monotonic()
+    start_time = time.monotonic()
     status, operations = start(words, here)
     assert status == 0, f"{case.name}: status {status}, see {here}/log.txt"
-    seconds, wanted = time.monotonic() - began, contents(out)
+    seconds, wanted = time.monotonic() - start_time, contents(out)
     tally: Counter[str] = Counter()
     wrong: list[str] = []
     while tally["kills"] < kills:
         shutil.rmtree(out)
         status = -signal.SIGKILL
         while status == -signal.SIGKILL:
-            how: dict[str, Any] = {}
+            kill: dict[str, Any] = {}
             if tally["kills"] < kills:
-                by_clock = chance.random() < 0.5
-                how = {"kill_after": chance.uniform(0, seconds)} if by_clock else {}
-                how = how or {"kill_at": chance.randint(1, max(2, operations * 3 // 4))}
-            status, _ = start(words, here, **how)
+                by_clock = rng.random() < 0.5
+                kill = {"kill_after": rng.uniform(0, seconds)} if by_clock else {}
+                kill = kill or {"kill_at": rng.randint(1, max(2, operations * 3 // 4))}
+            status, _ = start(words, here, **kill)
             if status == -signal.SIGKILL:
                 tally["kills"] += 1
-                tally["by the clock" if "kill_after" in how else "at a file operation"] += 1
+                tally["by the clock" if "kill_after" in kill else "at a file operation"] += 1
                 tally["left something half written"] += in_a_save(out)
         tally["rounds"] += 1
-        said = (here / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        found = (
-            [f"status {status}: {said[-1] if said else ''}"] if status else differences(wanted, contents(out))
+        lines = (here / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        problems = (
+            [f"status {status}: {lines[-1] if lines else ''}"]
+            if status
+            else differences(wanted, contents(out))
         )
-        wrong += [f"{case.name}, round {tally['rounds']}: {one}" for one in found]
+        wrong += [f"{case.name}, round {tally['rounds']}: {problem}" for problem in problems]
         print(
             f"{case.name}: {tally['kills']} of {kills} kills, {tally['rounds']} rounds, {len(wrong)} differences",
-            *found,
+            *problems,
             sep="\n  ",
             flush=True,
         )
-        if found:
+        if problems:
             shutil.copytree(out, here / f"round-{tally['rounds']}")
     shutil.rmtree(out)
     figures = {"undisturbed_seconds": round(seconds, 2), "file_operations": operations, "files": len(wanted)}
@@ -265,14 +267,14 @@ def harass(case: Case, inputs: Path, kills: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Kill, compare, write."""
+    """Kill, compare and write the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--jobs", type=int, default=1, help="kinds of work that are killed at the same time")
+    parser.add_argument("--jobs", type=int, default=1, help="commands to test at the same time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--only", default="", help="only cases whose name contains this")
     parser.add_argument("--out", type=Path, default=machine.RESULTS)
     args = parser.parse_args()
     import_everything()
@@ -284,40 +286,40 @@ def main() -> None:
             case.name: pool.submit(harass, case, here, max(1, round(args.kills * case.share)), args.seed)
             for case in chosen
         }
-        found = {name: job.result() for name, job in jobs.items()}
+        results = {name: job.result() for name, job in jobs.items()}
     totals = {
-        "kills": sum(one["kills"] for one in found.values()),
-        "differences": sum(len(one["differences"]) for one in found.values()),
+        "kills": sum(result["kills"] for result in results.values()),
+        "differences": sum(len(result["differences"]) for result in results.values()),
     }
     if totals["differences"]:
-        print(f"what differs is kept in {here}")
+        print(f"the runs that differ are kept in {here}")
     else:
         shutil.rmtree(here)
-    print(json.dumps(found, indent=1))
-    print(machine.write("kills", {"seed": args.seed} | totals | {"cases": found}, args.out))
+    print(json.dumps(results, indent=1))
+    print(machine.write("kills", {"seed": args.seed} | totals | {"cases": results}, args.out))
     if totals["differences"]:
         sys.exit(1)
 
 
 def import_everything() -> None:
-    """Once, before the forks. And small pieces, so that little text has many; and pictures of no size."""
+    """Import once, before forking; also make work units small, so that little text has many, and plots empty."""
     import matplotlib.pyplot  # noqa: F401
     import torch
     from matplotlib.figure import Figure
 
     from gptworks.commands import finetune, instruct, prepare, pretrain  # noqa: F401
-    from gptworks.data import pieces
-    from gptworks.evaluate import report, training  # noqa: F401
-    from gptworks.report import page, plots  # noqa: F401
+    from gptworks.data import work_units
+    from gptworks.evaluation import report, training  # noqa: F401
+    from gptworks.reports import page, plots  # noqa: F401
     from gptworks.train import classifying, instructing, pretraining, session  # noqa: F401
 
     torch.set_num_threads(1)
-    pieces.PIECE_BYTES = 4000
+    work_units.UNIT_BYTES = 4000
     Figure.savefig = _picture  # type: ignore[method-assign]
 
 
 def _picture(_: object, to: Any, **__: object) -> None:
-    """In the place of drawing one."""
+    """Write a few bytes instead of drawing."""
     if isinstance(to, str | os.PathLike):
         Path(to).write_bytes(b"<svg></svg> IEND\xaeB`\x82")
     else:

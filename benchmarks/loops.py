@@ -1,8 +1,8 @@
-"""Who trains in benchmarks/train.py: our own run, transformers in a plain loop and in its Trainer, and outsiders.
+"""The training loops that benchmarks/train.py compares: gptworks, transformers with and without its Trainer, others.
 
-A loop trains on the same (B, T + 1) ids again and again, tells the clock when each step begins its forward pass and
-when its update is done, and ends when the clock says so. All start with random weights, without dropout, and use
-the hardware's fast type, fused AdamW and clipping.
+Each loop trains on the same (B, T + 1) ids in every step, marks the start of each forward pass and the end of each
+update on the clock, and stops when the clock is over. All use random weights, no dropout, the fastest dtype of the
+hardware, fused AdamW and gradient clipping.
 """
 
 import contextlib
@@ -18,35 +18,35 @@ import torch
 from clock import Clock, Enough
 from torch import Tensor, nn
 
+from gptworks.host_memory import tune_allocator
 from gptworks.model.build import build
-from gptworks.model.config import ModelConfig, resolve
+from gptworks.model.config import ModelConfig, resolve_config
+from gptworks.processes import World
 from gptworks.recipe import (
     EvalOptions,
-    LogOptions,
     ModelOptions,
     OptimOptions,
-    SampleOptions,
+    Recipe,
     SaveOptions,
     TrainOptions,
 )
 from gptworks.train import parallel, precision
-from gptworks.train.session import Duties, Session
+from gptworks.train.session import Session, TrainingSchedule
 from gptworks.train.tasks import language_batch, token_loss
 from gptworks.train.trainer import Batch, Plan, Trainer
-from gptworks.world import World, tune_allocator
 
 Size = dict[str, Any]
 ADAMW = {"lr": 6e-4, "betas": (0.9, 0.95), "weight_decay": 0.1}
 
 
 def config_of(size: Size) -> ModelConfig:
-    """A size as our network."""
+    """The model config of a size."""
     shape = {name: size[name] for name in ("n_layer", "n_head", "n_embd", "context")}
-    return resolve(ModelOptions(**shape), size["vocab_size"])
+    return resolve_config(ModelOptions(**shape), size["vocab_size"])
 
 
 class SameRows:
-    """The task of predicting the same rows in every step."""
+    """A task with the same rows in every step."""
 
     def __init__(self, ids: Tensor, clock: Clock) -> None:
         self.ids, self.clock = ids, clock
@@ -63,12 +63,12 @@ class SameRows:
         self.clock.start()
         return token_loss(model, batch)
 
-    def where(self, row: int) -> list[str]:
+    def sources(self, row: int) -> list[str]:
         return [f"row {row}"]
 
 
 def our_trainer(size: Size, ids: Tensor, clock: Clock, *, compiled: bool) -> Trainer:
-    """A Trainer as `gptworks pretrain` makes it, that tells the clock about its steps."""
+    """A Trainer like that of `gptworks pretrain`, which marks its steps on the clock."""
     tune_allocator()
     world = World(0, 1, clock.device)
     options = TrainOptions(compile="on" if compiled else "off")
@@ -80,7 +80,7 @@ def our_trainer(size: Size, ids: Tensor, clock: Clock, *, compiled: bool) -> Tra
 
 
 class NoDisplay:
-    """Shows nothing."""
+    """A display that shows nothing."""
 
     def step(self, row: dict[str, Any]) -> None: ...
 
@@ -88,28 +88,22 @@ class NoDisplay:
 
 
 def gptworks(size: Size, ids: Tensor, clock: Clock, *, compiled: bool) -> None:
-    """The whole of a run's loop: reading ahead, steps, looks at the losses, metrics on disk. No checkpoint."""
-    duties = Duties(
-        tokenizer=cast(Any, None),  # saved with checkpoints, and there are none
-        evaluate=None,
-        sample=None,
+    """The full loop of a run: prefetching, steps, logging and metrics on disk, without checkpoints."""
+    schedule = TrainingSchedule(
+        tokenizer=cast(Any, None),  # only needed for checkpoints
         steps_per_epoch=10**6,
         flops_per_token=1,
         peak_flops=1.0,
-        eval=EvalOptions(every=0),
-        save=SaveOptions(every=0),
-        sampling=SampleOptions(),
-        log=LogOptions(),
-        max_seconds=None,
     )
     trainer = our_trainer(size, ids, clock, compiled=compiled)
     with tempfile.TemporaryDirectory() as run, contextlib.suppress(Enough):
-        Session(Path(run), trainer, duties, NoDisplay()).go(None)
+        recipe = Recipe(out=Path(run), eval=EvalOptions(every=0), save=SaveOptions(every=0))
+        Session(recipe, trainer, schedule, NoDisplay()).go(None)
 
 
 def transformers(size: Size, ids: Tensor, clock: Clock, *, compiled: bool) -> None:
-    """transformers' GPT-2 in a plain loop. Its loss is read every ten steps, as ours is."""
-    numbers = precision.choose("auto", clock.device)
+    """transformers' GPT-2 in a plain loop, which reads the loss every ten steps as we do."""
+    train_precision = precision.choose("auto", clock.device)
     model: Any = _their_model(size).to(clock.device)
     if compiled:
         model = torch.compile(model)
@@ -118,7 +112,7 @@ def transformers(size: Size, ids: Tensor, clock: Clock, *, compiled: bool) -> No
     for step in itertools.count():
         inputs = rows.to(clock.device)
         clock.start()
-        with numbers.autocast():
+        with train_precision.autocast():
             loss = model(inputs, labels=inputs).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -132,7 +126,7 @@ def transformers(size: Size, ids: Tensor, clock: Clock, *, compiled: bool) -> No
 
 
 def trainer(size: Size, ids: Tensor, clock: Clock, *, compiled: bool) -> None:
-    """transformers' Trainer, with its own defaults otherwise."""
+    """transformers' Trainer, otherwise with its defaults."""
     from transformers import Trainer as TheirTrainer
     from transformers import TrainerCallback, TrainingArguments
 
@@ -146,7 +140,7 @@ def trainer(size: Size, ids: Tensor, clock: Clock, *, compiled: bool) -> None:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             control.should_training_stop = clock.over
 
-    numbers = precision.choose("auto", clock.device)
+    train_precision = precision.choose("auto", clock.device)
     rows = [{"input_ids": row, "labels": row} for row in ids[:, :-1]]
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -156,8 +150,8 @@ def trainer(size: Size, ids: Tensor, clock: Clock, *, compiled: bool) -> None:
             learning_rate=ADAMW["lr"],
             adam_beta2=ADAMW["betas"][1],
             weight_decay=ADAMW["weight_decay"],
-            bf16=numbers.name == "bf16",
-            fp16=numbers.name == "fp16",
+            bf16=train_precision.name == "bf16",
+            fp16=train_precision.name == "fp16",
             optim="adamw_torch_fused",
             logging_steps=10,
             save_strategy="no",
@@ -183,7 +177,7 @@ def _their_model(size: Size) -> Any:
 
 
 def outsider(adapter: str, size: Size, ids: Tensor, clock: Clock) -> None:
-    """`module:function`, where `function(size, ids)` returns a `step()` that trains once."""
+    """Another tool, as `module:function`; `function(size, ids)` returns a `step()` that trains one step."""
     module, _, function = adapter.partition(":")
     step = getattr(import_module(module), function)(size, ids)
     while not clock.over:

@@ -1,15 +1,16 @@
-"""Validation loss against tokens, FLOPs and time: python benchmarks/loss.py --data DATASET a.toml b.toml [--runs RUNS].
+"""Compare recipes by validation loss: python benchmarks/loss.py --data DATASET a.toml b.toml [--runs RUNS].
 
-Each recipe is trained on the Dataset as `gptworks pretrain` would, one after the other; a run that is already in
-RUNS goes on, or is only read if it is finished. FLOPs are 6N + 12LCT a token; time is that of steps, without
-evaluations and checkpoints. Every run is compared with the first: what it had spent when it passed the loss at which
-the first ended. (Where the learning rate decays, a loss on the way is worse than a shorter run would have reached.)
+Each recipe is trained on the Dataset with `gptworks pretrain`, one after the other. A run that already exists in RUNS
+is resumed, or only read if it is finished. Losses are plotted against tokens, FLOPs (6N + 12LCT per token) and time
+(of steps, without evaluations and checkpoints). Every run is compared with the first: what had it spent when it
+reached the first run's final loss? (While the learning rate decays, a run's loss at some point is worse than that of
+a shorter run that ended there.)
 
-A file may instead hold several recipes, each a table with its name, `from` and what is changed of that file:
+A file can also contain several recipes. Each is a table with a name, `from`, and what it changes in that file:
 
     [without-muon]
     from = "modern-muon.toml"
-    optim.kind = "adamw"
+    optim.name = "adamw"
 """
 
 import argparse
@@ -27,30 +28,30 @@ AXES = {"tokens": "tokens trained on", "flops": "FLOPs", "seconds": "seconds of 
 
 
 def recipes(files: list[Path], folder: Path) -> dict[str, Path]:
-    """Each recipe's file by its name; those that change another are written into `folder` first."""
+    """The recipe files by name. Recipes that change another one are first written to `folder`."""
     named: list[tuple[str, Path]] = []
     for file in files:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
-        changed = {
+        variants = {
             name: table for name, table in tables.items() if isinstance(table, dict) and "from" in table
         }
-        for name, table in changed.items():
-            whole = tomllib.loads((file.parent / table.pop("from")).read_text(encoding="utf-8"))
+        for name, table in variants.items():
+            recipe = tomllib.loads((file.parent / table.pop("from")).read_text(encoding="utf-8"))
             for key, options in table.items():
-                whole[key] = whole.get(key, {}) | options
+                recipe[key] = recipe.get(key, {}) | options
             folder.mkdir(parents=True, exist_ok=True)
             named.append((name, folder / f"{name}.toml"))
-            named[-1][1].write_text(tomli_w.dumps(whole), encoding="utf-8")
-        if not changed:
+            named[-1][1].write_text(tomli_w.dumps(recipe), encoding="utf-8")
+        if not variants:
             named.append((file.stem, file))
-    if twice := {name for name, _ in named if [n for n, _ in named].count(name) > 1}:
-        raise SystemExit(f"two recipes have one name: {' '.join(sorted(twice))}")
+    if duplicates := {name for name, _ in named if [n for n, _ in named].count(name) > 1}:
+        raise SystemExit(f"several recipes have the same name: {' '.join(sorted(duplicates))}")
     return dict(named)
 
 
 def train(recipe_file: Path, data: Path, run: Path) -> dict[str, Any]:
-    """One recipe's curve, and what its network is."""
-    from gptworks import recipefile, runs
+    """Train one recipe; returns its curve and facts about its model."""
+    from gptworks import files, recipefile, runs
     from gptworks.commands.pretrain import train_run
     from gptworks.model import checkpoint, sizing
     from gptworks.recipe import SaveOptions
@@ -59,10 +60,10 @@ def train(recipe_file: Path, data: Path, run: Path) -> dict[str, Any]:
     keep_last = SaveOptions(every=recipe.save.every, best=False, keep=1)
     stopped = train_run(dataclasses.replace(recipe, data=data, out=run, save=keep_last), resume=True)
     if stopped is not None:
-        raise SystemExit(f"{recipe_file} was stopped by {stopped}; a comparison needs it whole")
-    config = checkpoint.read_config(runs.checkpoints(run)[-1].path)
+        raise SystemExit(f"{recipe_file} was stopped by {stopped}; run this again to complete it")
+    config = checkpoint.read_config(runs.Run(run).checkpoints()[-1].path)
     flops = sizing.flops_per_token(config)
-    rows = runs.read_rows(run / "metrics.jsonl")
+    rows = files.read_rows(run / "metrics.jsonl")
     points = curve(rows, flops)
     return {
         "recipe": recipefile.as_tables(recipe),
@@ -76,7 +77,7 @@ def train(recipe_file: Path, data: Path, run: Path) -> dict[str, Any]:
 
 
 def curve(rows: list[dict[str, Any]], flops_per_token: int) -> list[dict[str, float]]:
-    """Evaluations, with what had been spent until then."""
+    """The evaluations, with the tokens, FLOPs and seconds spent until then."""
     points, tokens, seconds = [], 0, 0.0
     for row in rows:
         if "tokens_per_second" in row:
@@ -94,7 +95,7 @@ def curve(rows: list[dict[str, Any]], flops_per_token: int) -> list[dict[str, fl
 
 
 def spent_at(points: list[dict[str, float]], loss: float, axis: str) -> float | None:
-    """What had been spent when the curve first passed `loss`, between two evaluations by a straight line."""
+    """What was spent when the curve first reached `loss`, interpolated linearly between two evaluations."""
     for before, after in itertools.pairwise(points):
         if after["val_loss"] <= loss:
             drop = before["val_loss"] - after["val_loss"]
@@ -103,18 +104,18 @@ def spent_at(points: list[dict[str, float]], loss: float, axis: str) -> float | 
     return None
 
 
-def compare(found: dict[str, dict[str, Any]]) -> None:
-    """Add to every run how many times less than the first it spent to get to the first's last loss."""
-    first = next(iter(found.values()))
-    for result in found.values():
+def compare(results: dict[str, dict[str, Any]]) -> None:
+    """Add to every run how many times less it spent than the first run, to reach the first run's final loss."""
+    first = next(iter(results.values()))
+    for result in results.values():
         spent = {axis: spent_at(result["curve"], first["val_loss"], axis) for axis in AXES}
         result["times_less"] = {
             axis: first["curve"][-1][axis] / value if value else None for axis, value in spent.items()
         }
 
 
-def picture(found: dict[str, dict[str, Any]], file: Path) -> None:
-    """The curves against each axis."""
+def picture(results: dict[str, dict[str, Any]], file: Path) -> None:
+    """Plot the curves against each axis."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -122,13 +123,13 @@ def picture(found: dict[str, dict[str, Any]], file: Path) -> None:
     from matplotlib.ticker import EngFormatter
 
     figure, panels = plt.subplots(1, len(AXES), figsize=(13, 4.2), dpi=150, layout="constrained", sharey=True)
-    for axes, (axis, words) in zip(panels, AXES.items(), strict=True):
-        for name, result in found.items():
-            points = result["curve"][1:]  # the untrained model's loss would flatten the rest
-            label = f"{name}: {result['val_loss']:.3f}"
+    for axes, (axis, label) in zip(panels, AXES.items(), strict=True):
+        for name, result in results.items():
+            points = result["curve"][1:]  # the loss of the untrained model would flatten the curves
+            title = f"{name}: {result['val_loss']:.3f}"
             x, y = [point[axis] for point in points], [point["val_loss"] for point in points]
-            axes.plot(x, y, marker="o", markersize=3, label=label)
-        axes.set_xlabel(words)
+            axes.plot(x, y, marker="o", markersize=3, label=title)
+        axes.set_xlabel(label)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#eeeeee")
@@ -139,17 +140,15 @@ def picture(found: dict[str, dict[str, Any]], file: Path) -> None:
 
 
 def main() -> None:
-    """Train every recipe, write the table and the picture."""
+    """Train every recipe, and write the table and the plot."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "recipes", nargs="+", type=Path, help="TOML files; the first is what others are compared with"
+        "recipes", nargs="+", type=Path, help="TOML files; the others are compared with the first"
     )
     parser.add_argument("--data", type=Path, required=True, help="Dataset folder")
-    parser.add_argument("--runs", type=Path, help="folder to keep the runs in (default: a temporary one)")
+    parser.add_argument("--runs", type=Path, help="folder for the runs; default: a temporary one")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
-    parser.add_argument(
-        "--name", default="loss", help="what the result's file is called, beside date and machine"
-    )
+    parser.add_argument("--name", default="loss", help="name of the result file, between date and machine")
     options = parser.parse_args()
 
     from gptworks.data.dataset import Dataset
@@ -159,25 +158,26 @@ def main() -> None:
         folder = options.runs or Path(scratch)
         try:
             files = recipes(options.recipes, folder)
-            found = {name: train(file, options.data, folder / name) for name, file in files.items()}
+            results = {name: train(file, options.data, folder / name) for name, file in files.items()}
         except UserError as error:
             parser.error(str(error))
-    compare(found)
+    compare(results)
     dataset = Dataset.open(options.data, verify=False)
     facts = {
         "dataset": options.data.name,
         "dataset_fingerprint": dataset.fingerprint,
         "formula": "6N + 12LCT",
     }
-    file = machine.write(options.name, facts | {"runs": found}, options.out)
-    picture(found, file.with_suffix(".png"))
-    for name, result in found.items():
+    file = machine.write(options.name, facts | {"runs": results}, options.out)
+    picture(results, file.with_suffix(".png"))
+    for name, result in results.items():
         ratios = {
             axis: "-" if times is None else f"{times:.2f}" for axis, times in result["times_less"].items()
         }
         print(
-            f"{name:<24} {result['parameters']:>13,} parameters  validation loss {result['val_loss']:.4f}  to the "
-            f"first's: {ratios['flops']}x fewer FLOPs, {ratios['tokens']}x fewer tokens, {ratios['seconds']}x faster"
+            f"{name:<24} {result['parameters']:>13,} parameters  validation loss {result['val_loss']:.4f}  reaches "
+            f"the first run's loss with {ratios['flops']}x fewer FLOPs, {ratios['tokens']}x fewer tokens, "
+            f"{ratios['seconds']}x faster"
         )
     print(file)
 

@@ -1,4 +1,4 @@
-"""What every benchmark says of itself: the machine, the versions, the commit, the date. And where results go."""
+"""What every result records: machine, versions, commit and date. Also writes the result files."""
 
 import datetime
 import json
@@ -14,10 +14,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def facts() -> dict[str, Any]:
-    """Machine, versions, commit."""
+    """Date, commit, machine and versions."""
     import torch
 
-    from gptworks.world import default_device, describe, fast_dtype
+    from gptworks.devices import default_device, describe, fast_dtype
 
     device = default_device()
     return {
@@ -37,21 +37,21 @@ def facts() -> dict[str, Any]:
 
 
 def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """One dated JSON file a run."""
+    """Write a dated JSON file; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    whole = {"benchmark": name} | facts() | result
+    record = {"benchmark": name} | facts() | result
     slug = re.sub(
         r"[^a-z0-9]+",
         "-",
-        whole["processor"].lower() if whole["device"].endswith(")") else whole["device"].lower(),
+        record["processor"].lower() if record["device"].endswith(")") else record["device"].lower(),
     )
-    file = folder / f"{whole['date'][:10]}-{name}-{slug.strip('-')}.json"
-    file.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    file = folder / f"{record['date'][:10]}-{name}-{slug.strip('-')}.json"
+    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return file
 
 
 def _commit() -> str | None:
-    """With a plus, if something is not committed; None in a copy that git knows nothing of."""
+    """The commit, with a plus if there are uncommitted changes; None outside a git repository."""
     try:
         commit = _git("rev-parse", "--short", "HEAD")
         return commit + ("+" if _git("status", "--porcelain") else "") if commit else None

@@ -1,8 +1,8 @@
-"""What the main line comes to, by its own commands: mainline.py quickstart, or shakespeare FILE --tokenizer DIR.
+"""Measure the main commands end to end: mainline.py quickstart, or mainline.py shakespeare FILE --tokenizer DIR.
 
-`quickstart` is the README's command: its wall time, its scores beside its baselines, its samples. `shakespeare` trains
-6 layers of 384 on one text file with a block of 256: the validation loss that so many minutes reach, all counted
-from the first step's start to the last one's end, evaluations included.
+`quickstart` runs the README's command and records its wall time, its scores next to the baselines, and its samples.
+`shakespeare` trains 6 layers of width 384 on one text file with a context of 256, and records the validation loss
+after a number of minutes, counted from the start of the first step to the end of the last, including evaluations.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any
 import machine
 
 SHAPE = ["--model.n-layer", "6", "--model.n-head", "6", "--model.n-embd", "384", "--model.context", "256"]
-# Chosen by trying on two cores: in so few tokens small batches, high rates and no dropout win.
+# Chosen by experiment on two cores: with so few tokens, small batches, high learning rates and no dropout win.
 HASTE = [
     "--model.zero-init",
     "--train.batch-tokens",
@@ -28,7 +28,7 @@ HASTE = [
     "--save.every",
     "0",
 ]
-RATES = ["--optim.kind", "muon", "--optim.lr", "4e-3", "--optim.matrix-lr", "0.02", "--optim.schedule", "wsd"]
+RATES = ["--optim.name", "muon", "--optim.lr", "4e-3", "--optim.muon-lr", "0.02", "--optim.schedule", "wsd"]
 COOL = [
     "--optim.cooldown",
     "0.6",
@@ -42,19 +42,19 @@ COOL = [
 
 
 def gptworks(*words: str, quiet: bool = True) -> None:
-    """One command line, in a process of its own."""
+    """Run one command line in a separate process."""
     subprocess.run(
         [sys.executable, "-m", "gptworks", *words], check=True, stdout=subprocess.DEVNULL if quiet else None
     )
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """Its metrics."""
+    """The rows of the run's metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def quickstart(folder: Path) -> dict[str, Any]:
-    """The whole of it, and what it says of itself."""
+    """Run quickstart; returns its wall time and its own results."""
     start = time.perf_counter()
     gptworks("quickstart", "--out", str(folder / "quickstart"), quiet=False)
     wall = time.perf_counter() - start
@@ -65,7 +65,7 @@ def quickstart(folder: Path) -> dict[str, Any]:
 
 
 def shakespeare(folder: Path, text: Path, tokenizer: str, minutes: float) -> dict[str, Any]:
-    """The loss after so many minutes."""
+    """Train for a number of minutes; returns the losses."""
     data = folder / "data"
     gptworks(
         "prepare",
@@ -84,7 +84,7 @@ def shakespeare(folder: Path, text: Path, tokenizer: str, minutes: float) -> dic
     )
     trial = [row["seconds"] for row in rows(folder / "trial") if "loss" in row]
     per_step = (trial[-1] - trial[3]) / (len(trial) - 4)
-    steps = int(0.93 * 60 * minutes / per_step)  # the rest is for the evaluations
+    steps = int(0.93 * 60 * minutes / per_step)  # leaves time for the evaluations
     run = folder / "run"
     every = str(max(1, steps // 4))
     gptworks(
@@ -98,7 +98,7 @@ def shakespeare(folder: Path, text: Path, tokenizer: str, minutes: float) -> dic
         every,
         quiet=False,
     )
-    measured = [row for row in rows(run) if "val_loss" in row]
+    evaluations = [row for row in rows(run) if "val_loss" in row]
     last = [row for row in rows(run) if "loss" in row][-1]
     return {
         "text": text.name,
@@ -107,30 +107,30 @@ def shakespeare(folder: Path, text: Path, tokenizer: str, minutes: float) -> dic
         "steps": steps,
         "tokens": last["tokens"],
         "epochs": last["epoch"],
-        "best_val_loss": min(row["val_loss"] for row in measured),
-        "best_val_bpb": min(row["val_bpb"] for row in measured),
-        "untrained_val_loss": measured[0]["val_loss"],
-        "curve": measured,
+        "best_val_loss": min(row["val_loss"] for row in evaluations),
+        "best_val_bpb": min(row["val_bpb"] for row in evaluations),
+        "untrained_val_loss": evaluations[0]["val_loss"],
+        "curve": evaluations,
     }
 
 
 def main() -> None:
-    """Run one of them and write its result."""
+    """Run one of the two benchmarks and write its result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=["quickstart", "shakespeare"])
-    parser.add_argument("text", type=Path, nargs="?", help="for shakespeare: the text file")
+    parser.add_argument("text", type=Path, nargs="?", help="the text file, for shakespeare")
     parser.add_argument("--tokenizer", default="gpt2")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
-    given = parser.parse_args()
-    if (given.what == "shakespeare") != (given.text is not None):
-        parser.error("shakespeare needs a text file, and quickstart none")
+    options = parser.parse_args()
+    if (options.what == "shakespeare") != (options.text is not None):
+        parser.error("shakespeare needs a text file, and quickstart takes none")
     with tempfile.TemporaryDirectory() as folder:
-        if given.what == "quickstart":
+        if options.what == "quickstart":
             result = quickstart(Path(folder))
         else:
-            result = shakespeare(Path(folder), given.text, given.tokenizer, given.minutes)
-    print(f"result in {machine.write(given.what, result, given.out)}")
+            result = shakespeare(Path(folder), options.text, options.tokenizer, options.minutes)
+    print(f"result in {machine.write(options.what, result, options.out)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Estimated memory of training beside what a process is seen to add: python benchmarks/memory.py [--cases NAME ...].
+"""Compare estimated with measured training memory: python benchmarks/memory.py [--cases NAME ...].
 
-Each case trains for a few steps in a process of its own, through the same Trainer as any run. What it added is its peak
-(a GPU's allocations, or all a CPU process holds) less what it held before the model was made. The estimate is the one
-that `gptworks plan` prints and that `micro_batch = "auto"` goes by.
+Each case trains for a few steps in a separate process, with the Trainer of every run. The measured memory is the peak
+(of the GPU allocator, or of the whole process on a CPU) minus what was in use before the model was built. The estimate
+is the one that `gptworks plan` prints and that `micro_batch = "auto"` uses.
 """
 
 import argparse
@@ -29,12 +29,13 @@ CASES: dict[str, dict[str, Any]] = {
     "middle, 4,096 ids": ANYWHERE | {"model": MIDDLE, "vocab_size": 4096},
     "middle, dropout": ANYWHERE | {"model": MIDDLE | {"dropout": 0.1}},
     "middle, muon": ANYWHERE | {"model": MIDDLE, "optimizer": "muon"},
-    "middle, activations again": ANYWHERE | {"model": MIDDLE, "checkpointed": True},
+    "middle, activation checkpointing": ANYWHERE | {"model": MIDDLE, "checkpointed": True},
     "modern": ANYWHERE | {"model": MIDDLE | {"family": "modern", "n_kv_head": 2}},
     "modern, bf16, muon": ANYWHERE | {"model": MIDDLE | {"family": "modern"}, "precision": "bf16", "optimizer": "muon"},
     "gpt2": ANYWHERE | {"model": GPT2, "rows": 2},
     "gpt2, bf16": ANYWHERE | {"model": GPT2, "rows": 4, "precision": "bf16"},
-    "gpt2, bf16, activations again": ANYWHERE | {"model": GPT2, "rows": 4, "precision": "bf16", "checkpointed": True},
+    "gpt2, bf16, activation checkpointing": ANYWHERE
+    | {"model": GPT2, "rows": 4, "precision": "bf16", "checkpointed": True},
     "gpt2-medium, bf16": ANYWHERE | {"model": {"preset": "gpt2-medium"}, "rows": 1, "precision": "bf16"},
     "answers": ANYWHERE | {"model": MIDDLE | {"dropout": 0.1}, "rows": 32, "answers": 0},
     "answers, LoRA": ANYWHERE | {"model": MIDDLE | {"dropout": 0.1}, "rows": 32, "answers": 8},
@@ -43,12 +44,12 @@ CASES: dict[str, dict[str, Any]] = {
     "answers, LoRA, gpt2, bf16": ANYWHERE | {"model": GPT2, "rows": 8, "answers": 8, "precision": "bf16"},
 }  # fmt: skip
 STEPS = 3
-PIECES = 2
-"""Micro-batches of a step, as most runs have several: gradients are kept while the next one goes forward."""
+MICRO_BATCHES = 2
+"""Micro-batches per step. Most runs have several, and hold gradients during the next forward pass."""
 
 
 class RandomRows:
-    """The task of predicting rows of random ids, all of the context's length."""
+    """A task with rows of random ids, all as long as the context."""
 
     def __init__(self, rows: int, context: int, vocab_size: int) -> None:
         import torch
@@ -70,47 +71,49 @@ class RandomRows:
 
         return token_loss(model, batch)
 
-    def where(self, row: int) -> list[str]:
+    def sources(self, row: int) -> list[str]:
         return [f"row {row}"]
 
 
 def work(case: dict[str, Any]) -> dict[str, Any]:
-    """In a process of its own: what was estimated, part by part, and what was added."""
+    """Run one case in a separate process; returns the estimate, part by part, and the measured memory."""
+    from gptworks.devices import default_device
+    from gptworks.host_memory import peak_memory, tune_allocator, used_memory
     from gptworks.model.build import build, skeleton
-    from gptworks.model.config import resolve
+    from gptworks.model.config import resolve_config
+    from gptworks.processes import World
     from gptworks.recipe import LoraOptions, ModelOptions, OptimOptions, Recipe, TrainOptions
     from gptworks.train import fit, instructing, parallel, precision
     from gptworks.train.trainer import Plan, Trainer
-    from gptworks.world import World, default_device, held_memory, peak_memory, tune_allocator
 
     tune_allocator()
     world = World(0, 1, default_device())
-    held = held_memory(world.device) or 0
-    numbers = precision.choose(case["precision"], world.device)
-    config, rows = resolve(ModelOptions(**case["model"]), case["vocab_size"]), case["rows"]
+    held = used_memory(world.device) or 0
+    train_precision = precision.choose(case["precision"], world.device)
+    config, rows = resolve_config(ModelOptions(**case["model"]), case["vocab_size"]), case["rows"]
     recipe = Recipe(
         train=TrainOptions(checkpoint_activations=case.get("checkpointed", False)),
-        optim=OptimOptions(kind=case.get("optimizer", "adamw")),
+        optim=OptimOptions(name=case.get("optimizer", "adamw")),
         lora=LoraOptions(rank=case.get("answers", 0)),
     )
     if "answers" in case:
         config = replace(config, context=min(config.context, 256))
-        needs = fit.FineTuning(
+        needs = fit.FinetuneMemory(
             recipe,
             config,
-            lambda one: instructing.prepared(skeleton(config), one, ()),
+            lambda recipe: instructing.prepared(skeleton(config), recipe, ()),
             lambda n: (n, config.context),
-            numbers,
+            train_precision,
             vocabulary=True,
         )
         parts = needs.estimate(rows)
         model = instructing.prepared(build(config, seed=0), recipe, ())
     else:
-        parts = fit.training(recipe, config, rows, numbers)
+        parts = fit.training_memory(recipe, config, rows, train_precision)
         model = build(config, seed=0)
     model = parallel.prepare(model, recipe.train, world)
-    plan = Plan(STEPS, rows, seed=0, precision=numbers)
-    task = RandomRows(PIECES * rows, config.context, config.vocab_size)
+    plan = Plan(STEPS, rows, seed=0, precision=train_precision)
+    task = RandomRows(MICRO_BATCHES * rows, config.context, config.vocab_size)
     Trainer(model, task, plan, recipe.optim, world).fit(lambda report: report.loss.item() < 0)
     added = (peak_memory(world.device) or 0) - held
     total = sum(parts.values())
@@ -118,11 +121,11 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the cases and write the table."""
+    """Run the cases and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median is kept")
+    parser.add_argument("--rounds", type=int, default=3, help="runs per case; the median is reported")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -131,10 +134,10 @@ def main() -> None:
     table: dict[str, Any] = {}
     for name in options.cases:
         row = table[name] = turns.take_turns(__file__, {name: CASES[name]}, options.rounds)[name]
-        said = row.get("failed") or (
-            f"{row['estimated'] / 1e9:6.2f} GB estimated, {row['added'] / 1e9:6.2f} GB added: {row['off']:+.1%}"
+        line = row.get("failed") or (
+            f"{row['estimated'] / 1e9:6.2f} GB estimated, {row['added'] / 1e9:6.2f} GB measured: {row['off']:+.1%}"
         )
-        print(f"{name:<32} {said}", flush=True)
+        print(f"{name:<32} {line}", flush=True)
     print(machine.write("memory", {"steps": STEPS, "table": table}, options.out))
     if any("failed" in row for row in table.values()):
         raise SystemExit(1)

@@ -1,9 +1,9 @@
-"""Is a run on several processes the run of one? parallel.py --data DATASET: differences, traffic, and faults.
+"""Compare runs on several processes with a run on one: python benchmarks/parallel.py --data DATASET.
 
-Each way of sharing trains the same small model for the same steps, started by torchrun as a person would, on this
-machine's processor (gloo). Compared with one process: the largest difference of any loss and of any final weight. Then
-what was saved by four goes on with two and with one; a process is killed in the middle, and another stopped for good.
-Bytes are read off the loopback device, beside what `gptworks plan` says: to be alone on it, start this as
+Each strategy trains the same small model for the same steps, started by torchrun, on the CPU (gloo). The results are
+the largest difference from one process in any loss and in any final weight. Then checkpoints of four processes are
+resumed with two and with one; one process is killed during a run, and another one is frozen. Traffic is read from the
+loopback device and compared with the formula of `gptworks plan`. To keep other programs off that device, run
 `unshare -rn sh -c 'ip link set lo up; python benchmarks/parallel.py --data DATASET'`.
 """
 
@@ -32,7 +32,7 @@ WAYS = ("ddp 2", "ddp 4", "zero1 2", "zero1 4", "fsdp 2", "fsdp 4")
 
 
 def command(size: int, words: str, *torchrun: str) -> list[str]:
-    """`gptworks pretrain`, by itself or by torchrun."""
+    """The command line of `gptworks pretrain`, with torchrun if there are several processes."""
     pretrain = ["-m", "gptworks", "pretrain", *words.split()]
     if size == 1:
         return [sys.executable, *pretrain]
@@ -41,15 +41,15 @@ def command(size: int, words: str, *torchrun: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Of whatever is started: a core for each process."""
+    """The environment of all processes: one core for each."""
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 def train(size: int, words: str) -> None:
-    """To its end.
+    """Run a training to its end.
 
     Raises:
-        SystemExit: it failed; with what it said.
+        SystemExit: it failed; the message has its errors.
     """
     done = subprocess.run(
         command(size, words), env=environment(), capture_output=True, text=True, check=False
@@ -59,22 +59,22 @@ def train(size: int, words: str) -> None:
 
 
 def losses(run: Path) -> dict[tuple[int, str], float]:
-    """Every loss of a run, by step and kind."""
-    from gptworks import runs
+    """Every loss of a run, by (step, kind)."""
+    from gptworks import files
 
-    rows = runs.read_rows(run / "metrics.jsonl")
+    rows = files.read_rows(run / "metrics.jsonl")
     return {(row["step"], name): row[name] for row in rows for name in ("loss", "val_loss") if name in row}
 
 
 def differences(run: Path, other: Path) -> dict[str, float]:
-    """The largest of any loss, and of any weight at the end."""
+    """The largest difference of any loss, and of any final weight."""
     from safetensors.torch import load_file
 
     from gptworks import runs
 
     mine, theirs = losses(run), losses(other)
-    assert mine.keys() == theirs.keys(), f"{run} and {other} have other steps"
-    a, b = (load_file(runs.find_checkpoint(one) / "model.safetensors") for one in (run, other))
+    assert mine.keys() == theirs.keys(), f"{run} and {other} have different steps"
+    a, b = (load_file(runs.Run(path).checkpoint() / "model.safetensors") for path in (run, other))
     return {
         "loss": max(abs(mine[key] - theirs[key]) for key in mine),
         "weight": max((a[name] - b[name]).abs().max().item() for name in a),
@@ -82,18 +82,18 @@ def differences(run: Path, other: Path) -> dict[str, float]:
 
 
 def only_until(run: Path, step: int, copy: Path) -> Path:
-    """A copy of a run whose last checkpoint is that of a step."""
+    """A copy of a run without the checkpoints after a step."""
     from gptworks import runs
 
     shutil.copytree(run, copy)
-    for checkpoint in runs.checkpoints(copy):
+    for checkpoint in runs.Run(copy).checkpoints():
         if checkpoint.step > step:
             shutil.rmtree(checkpoint.path)
     return copy
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Until a run has done a step."""
+    """Wait until a run has finished a step."""
     while not any(at >= step and name == "loss" for at, name in (losses(run) if run.is_dir() else {})):
         if process.poll() is not None:
             raise SystemExit(f"{run} ended before step {step}: {process.communicate()[1][-2000:]}")
@@ -101,7 +101,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
 
 
 def a_worker(process: subprocess.Popen[str]) -> int:
-    """The last one that torchrun started."""
+    """Process id of the last worker that torchrun started."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(child) for child in children if b"pretrain" in Path(f"/proc/{child}/cmdline").read_bytes()][
         -1
@@ -109,7 +109,7 @@ def a_worker(process: subprocess.Popen[str]) -> int:
 
 
 def disturbed(run: Path, words: str, what: signal.Signals, *torchrun: str) -> dict[str, Any]:
-    """A run of two processes, one of which is sent a signal after step 12; how it ended, and after how long."""
+    """Send a signal to one of two processes after step 12; returns how the run ended, and after how long."""
     process = subprocess.Popen(
         command(2, words, *torchrun),
         env=environment(),
@@ -120,14 +120,14 @@ def disturbed(run: Path, words: str, what: signal.Signals, *torchrun: str) -> di
     )
     wait_for_step(run, 12, process)
     os.kill(a_worker(process), what)
-    begun = time.monotonic()
+    start_time = time.monotonic()
     _, errors = process.communicate(timeout=900)
-    said = [line for line in errors.splitlines() if line.startswith("gptworks: process")]
-    return {"status": process.returncode, "seconds": time.monotonic() - begun, "said": said[:1]}
+    messages = [line for line in errors.splitlines() if line.startswith("gptworks: process")]
+    return {"status": process.returncode, "seconds": time.monotonic() - start_time, "said": messages[:1]}
 
 
 def equality(data: Path, folder: Path) -> dict[str, Any]:
-    """The table of ways, and of runs that go on otherwise than they began."""
+    """Differences of each strategy, and of runs that are resumed with another strategy."""
     line, table = f"--data {data} {LINE} {OFTEN}", {}
     train(1, f"{line} --out {folder / 'one'}")
     for way in WAYS:
@@ -150,26 +150,24 @@ def equality(data: Path, folder: Path) -> dict[str, Any]:
 
 
 def faults(data: Path, folder: Path) -> dict[str, Any]:
-    """One of two processes killed, where torchrun may start anew; and stopped, and killed, where it may not."""
+    """Kill one of two processes with and without restarts by torchrun, and freeze one without."""
     line, table = f"--data {data} {LINE} {OFTEN}", {}
     for kind in ("ddp", "fsdp"):
         run = folder / f"killed-{kind}"
         words = f"{line} --out {run} --resume --train.parallel {kind}"
-        found = disturbed(run, words, signal.SIGKILL, "--max-restarts=2")
-        table[f"{kind} 2, killed, started again"] = found | differences(folder / f"{kind}2", run)
+        outcome = disturbed(run, words, signal.SIGKILL, "--max-restarts=2")
+        table[f"{kind} 2, killed, restarted"] = outcome | differences(folder / f"{kind}2", run)
     for kind, what in (("ddp", signal.SIGKILL), ("fsdp", signal.SIGSTOP)):
         run = folder / f"{what.name}-{kind}"
-        words = (
-            f"{line} --out {run} --train.parallel {kind} --train.max-steps 100000 --train.wait-minutes 0.1"
-        )
-        table[f"{kind} 2, {what.name}, patience 6 s"] = disturbed(run, words, what)
+        words = f"{line} --out {run} --train.parallel {kind} --train.max-steps 100000 --train.comm-timeout-minutes 0.1"
+        table[f"{kind} 2, {what.name}, timeout 6 s"] = disturbed(run, words, what)
     for name, row in table.items():
         print(f"{name:<30} {row}", flush=True)
     return table
 
 
 def sent() -> int:
-    """Bytes that the loopback device has sent."""
+    """Bytes sent by the loopback device."""
     line = next(
         line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:")
     )
@@ -177,14 +175,14 @@ def sent() -> int:
 
 
 def traffic(data: Path, folder: Path) -> dict[str, Any]:
-    """Bytes a step from each process: of 24 more steps, beside the formula."""
+    """Bytes per step and process, measured over 24 steps, and by the formula."""
     from gptworks.data.dataset import Dataset
-    from gptworks.model.config import resolve
-    from gptworks.plan.traffic import of_a_step
+    from gptworks.model.config import resolve_config
+    from gptworks.planning.traffic import step_traffic
     from gptworks.recipe import ModelOptions
 
     shape = ModelOptions(n_layer=4, n_head=4, n_embd=128, context=64)
-    config, table = resolve(shape, Dataset.open(data, verify=False).vocab_size), {}
+    config, table = resolve_config(shape, Dataset.open(data, verify=False).vocab_size), {}
     few = "--eval.every 0 --eval.tokens 64 --save.every 0 --log.every 100"
     for kind, size in (("ddp", 2), ("zero1", 2), ("fsdp", 2), ("ddp", 4), ("fsdp", 4)):
         bytes_ = []
@@ -195,16 +193,18 @@ def traffic(data: Path, folder: Path) -> dict[str, Any]:
                 f"--data {data} {LINE} {few} --out {out} --train.parallel {kind} --train.max-steps {steps}",
             )
             bytes_.append(sent() - before)
-        pieces = -(-1024 // 64 // size // 8)
-        said = of_a_step(config, size, kind, micro_batches=pieces).total
-        found = (bytes_[1] - bytes_[0]) / 24 / size
-        table[f"{kind} {size}"] = {"sent": found, "formula": said, "off": said / found - 1}
-        print(f"{kind} {size}: {found / 1e6:.2f} MB a step, {said / 1e6:.2f} by the formula", flush=True)
+        micro_batches = -(-1024 // 64 // size // 8)
+        formula = step_traffic(config, size, kind, micro_batches=micro_batches).total
+        measured = (bytes_[1] - bytes_[0]) / 24 / size
+        table[f"{kind} {size}"] = {"sent": measured, "formula": formula, "off": formula / measured - 1}
+        print(
+            f"{kind} {size}: {measured / 1e6:.2f} MB per step, {formula / 1e6:.2f} by the formula", flush=True
+        )
     return table
 
 
 def main() -> None:
-    """Do all of it and write what came out."""
+    """Run all parts and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
@@ -219,7 +219,7 @@ def main() -> None:
                 result[part] = {"equality": equality, "faults": faults, "traffic": traffic}[part](
                     options.data.resolve(), Path(scratch)
                 )
-                file = machine.write(name, result, options.out)  # anew after each part
+                file = machine.write(name, result, options.out)  # updated after each part
     print(file)
 
 

@@ -1,9 +1,9 @@
-"""Speed of `gptworks prepare` beside tiktoken alone and datasets.map: prepare.py FILE --tokenizer DIR [--collect DIR].
+"""Compare `gptworks prepare` with tiktoken and datasets.map: prepare.py FILE --tokenizer DIR [--collect DIR ...].
 
-`prepare` is the whole way, from the compressed file to checksummed shards. tiktoken is given the texts in memory,
-in as many threads as there are cores. datasets.map runs transformers' fast GPT-2 tokenizer over a part of the file,
-in as many processes. MB are of text, UTF-8. With --collect, FILE is made first, of the distinct source and text files
-in folders such as /usr and a Python environment: hundreds of MB that nobody has seen before lie on most machines.
+`prepare` does all the work, from the compressed file to checksummed shards. tiktoken only encodes texts in memory, with
+one thread per core. datasets.map runs transformers' fast GPT-2 tokenizer on part of the file, with one process per
+core. MB are megabytes of UTF-8 text. With --collect, FILE is first made from the distinct source and text files in
+folders such as /usr and a Python environment. Most machines have hundreds of MB of such text.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import machine
 SUFFIXES = {".py", ".pyi", ".pl", ".js", ".c", ".h", ".cpp", ".hpp", ".md", ".rst", ".txt", ".html", ".xml"}
 
 
-def collect(folders: Sequence[Path], most: float, file: Path) -> None:
-    """Write `most` bytes of distinct files below the folders, of 200 bytes to 2 MB each, as .jsonl.zst."""
+def collect(folders: Sequence[Path], limit: float, file: Path) -> None:
+    """Write up to `limit` bytes of distinct files in the folders, of 200 bytes to 2 MB each, as .jsonl.zst."""
     import hashlib
     import json
 
@@ -31,7 +31,7 @@ def collect(folders: Sequence[Path], most: float, file: Path) -> None:
     seen, size = set(), 0
     with zstandard.open(file, "wb", cctx=zstandard.ZstdCompressor(level=9)) as out:
         for path in (path for folder in folders for path in sorted(folder.rglob("*"))):
-            if path.suffix not in SUFFIXES or path.is_symlink() or not path.is_file() or size > most:
+            if path.suffix not in SUFFIXES or path.is_symlink() or not path.is_file() or size > limit:
                 continue
             content = path.read_bytes()
             key = hashlib.sha256(content).digest()
@@ -47,12 +47,12 @@ def collect(folders: Sequence[Path], most: float, file: Path) -> None:
 
 
 def texts_of(file: Path, limit: int) -> list[str]:
-    """The first `limit` bytes of the file's texts."""
-    from gptworks.data.documents import documents
+    """The texts of a file, up to `limit` bytes."""
+    from gptworks.data.work_units import read_documents
     from gptworks.recipe import PrepareOptions
 
     texts, size = [], 0
-    for document in documents(str(file), PrepareOptions(sources=(str(file),))):
+    for document in read_documents(str(file), PrepareOptions(sources=(str(file),))):
         texts.append(document.text)
         size += len(document.text.encode())
         if size >= limit:
@@ -61,7 +61,7 @@ def texts_of(file: Path, limit: int) -> list[str]:
 
 
 def tiktoken_encoding(folder: Path) -> Any:
-    """tiktoken's GPT-2 from our tokenizer's own ranks."""
+    """A tiktoken encoding with the merge ranks of our tokenizer."""
     import tiktoken
 
     from gptworks.text.tokenizer import Tokenizer
@@ -76,14 +76,14 @@ def tiktoken_encoding(folder: Path) -> Any:
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds."""
+    """Seconds that a function takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], float]:
-    """MB of text a second of each, and MB in all."""
+    """MB of text per second of each contender, and MB in total."""
     from datasets import Dataset, disable_progress_bars
     from transformers import PreTrainedTokenizerFast
 
@@ -106,15 +106,17 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], float]:
         rates["tiktoken alone"] = mb / timed(lambda: encoding.encode_ordinary_batch(texts, num_threads=cores))
         tokenizer.save(folder / "hf")
         fast = PreTrainedTokenizerFast.from_pretrained(folder / "hf")
-        part, size = [], 0.0
+        sample, size = [], 0.0
         for text in (
-            piece for whole in texts for piece in (whole[i : i + 5000] for i in range(0, len(whole), 5000))
+            part
+            for document in texts
+            for part in (document[i : i + 5000] for i in range(0, len(document), 5000))
         ):
-            part.append(text)
+            sample.append(text)
             size += len(text.encode()) / 1e6
             if size >= options.map_mb:
                 break
-        table = Dataset.from_dict({"text": part})
+        table = Dataset.from_dict({"text": sample})
         seconds = timed(
             lambda: table.map(
                 lambda rows: {"ids": fast(rows["text"])["input_ids"]}, batched=True, num_proc=cores
@@ -125,7 +127,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], float]:
 
 
 def trained_bpe(file: Path, mb: float, vocab_size: int) -> dict[str, float]:
-    """Seconds and memory of `gptworks tokenizer train` on the beginning of the file."""
+    """Time and memory of `gptworks tokenizer train` on the start of the file."""
     import resource
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -137,23 +139,31 @@ def trained_bpe(file: Path, mb: float, vocab_size: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure the three and write the result."""
+    """Measure all contenders and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with GPT-2's vocabulary")
-    parser.add_argument("--collect", type=Path, nargs="+", metavar="DIR", help="make FILE of what lies there")
-    parser.add_argument("--collect-mb", type=float, default=700, help="at most so much")
-    parser.add_argument("--map-mb", type=float, default=4, help="how much text datasets.map is given")
     parser.add_argument(
-        "--bpe-mb", type=float, default=100, help="how much text a BPE is trained on; 0: none is"
+        "--tokenizer", type=Path, required=True, help="tokenizer folder with GPT-2's vocabulary"
+    )
+    parser.add_argument(
+        "--collect",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="make FILE from the text files in these folders",
+    )
+    parser.add_argument("--collect-mb", type=float, default=700, help="maximum size of FILE")
+    parser.add_argument("--map-mb", type=float, default=4, help="amount of text for datasets.map")
+    parser.add_argument(
+        "--bpe-mb", type=float, default=100, help="amount of text for training a BPE; 0: skip it"
     )
     parser.add_argument("--bpe-vocab", type=int, default=32768)
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
-    parser.add_argument("--name", default="prepare", help="of the result's file")
+    parser.add_argument("--name", default="prepare", help="name of the result file")
     options = parser.parse_args()
     if options.collect:
         collect(options.collect, options.collect_mb * 1e6, options.file)
-    # first, as the memory of children is that of the largest so far
+    # This comes first, because the measured memory is that of the largest child process so far.
     bpe = trained_bpe(options.file, options.bpe_mb, options.bpe_vocab) if options.bpe_mb else None
     if bpe:
         print(

@@ -1,9 +1,9 @@
-"""Time to first token and tokens/s of `gptworks serve` under several clients: python benchmarks/serve.py.
+"""Measure time to first token and tokens/s of `gptworks serve` with several clients: python benchmarks/serve.py.
 
-Every client asks again as soon as it has its answer; prompts have several lengths, and nobody's text ends before
-max_tokens. Beside the server, with the same weights and prompts: a plain loop over transformers' generate that
-answers one request after the other, and one that answers all clients' requests as one padded batch. Neither has HTTP
-in its way, which favours them. Processes of their own, in turns.
+Every client sends its next request as soon as it has an answer. Prompts have several lengths, and no text ends before
+max_tokens. The server is compared with two loops over transformers' generate, with the same weights and prompts: one
+answers requests one after the other, the other one answers the requests of all clients as one padded batch. Neither
+uses HTTP, which is an advantage for them. All run in separate processes, in turns.
 """
 
 import argparse
@@ -26,14 +26,14 @@ import turns
 from generate import TEMPERATURE, TOP_K, write_model
 
 LENGTHS = (8, 16, 32, 64, 128)
-"""Tokens of prompts, in turn."""
+"""Lengths of the prompts in tokens, in rotation."""
 
 Times = list[tuple[float, float]]
 """(seconds to the first token, seconds to the last) of each request."""
 
 
 def prompts(clients: int, requests: int) -> list[list[list[int]]]:
-    """Ids for each client's requests."""
+    """The prompt ids of each client's requests."""
     return [
         [
             [(7 * client + 3 * number + place) % 256 for place in range(LENGTHS[(client + number) % 5])]
@@ -45,9 +45,9 @@ def prompts(clients: int, requests: int) -> list[list[list[int]]]:
 
 @contextmanager
 def server(folder: Path, clients: int, weights: str) -> Iterator[str]:
-    """`gptworks serve` in a process of its own; its address."""
-    words = [sys.executable, "-m", "gptworks", "serve", str(folder), "--port", "0", "--batch", str(clients)]
-    words += ["--weights", weights]
+    """Run `gptworks serve` in a separate process; yields its address."""
+    words = [sys.executable, "-m", "gptworks", "serve", str(folder), "--port", "0"]
+    words += ["--max-batch", str(clients), "--dtype", weights]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -61,8 +61,10 @@ def server(folder: Path, clients: int, weights: str) -> Iterator[str]:
         process.wait(60)
 
 
-def ours(folder: Path, asked: list[list[list[int]]], tokens: int, weights: str) -> tuple[Times, float]:
-    """Streams from the server, all clients at once; and how long that took."""
+def ours(
+    folder: Path, requests_by_client: list[list[list[int]]], tokens: int, weights: str
+) -> tuple[Times, float]:
+    """Stream from the server with all clients at once; returns times per request and the total seconds."""
     import httpx2
 
     times: Times = []
@@ -85,40 +87,40 @@ def ours(folder: Path, asked: list[list[list[int]]], tokens: int, weights: str) 
             await ask(client, ids)
 
     async def everyone(url: str) -> float:
-        limits = httpx2.Limits(max_connections=len(asked))
+        limits = httpx2.Limits(max_connections=len(requests_by_client))
         async with httpx2.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-            await ask(client, asked[0][0])  # warms up
+            await ask(client, requests_by_client[0][0])  # warm-up
             times.clear()
             start = time.perf_counter()
-            await asyncio.gather(*(work(client, requests) for requests in asked))
+            await asyncio.gather(*(work(client, requests) for requests in requests_by_client))
             return time.perf_counter() - start
 
-    with server(folder, len(asked), weights) as url:
+    with server(folder, len(requests_by_client), weights) as url:
         seconds = asyncio.run(everyone(url))
     return times, seconds
 
 
 def transformers_loop(
-    folder: Path, asked: list[list[list[int]]], tokens: int, weights: str, *, together: bool
+    folder: Path, requests_by_client: list[list[list[int]]], tokens: int, weights: str, *, together: bool
 ) -> tuple[Times, float]:
-    """transformers' generate: a request at a time, or each round of requests as one batch."""
+    """transformers' generate, one request at a time, or each round of requests as one batch."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.generation.streamers import BaseStreamer
 
-    from gptworks.world import DTYPES, default_device
+    from gptworks.devices import DTYPES, default_device
 
     device, dtype = default_device(), DTYPES[weights]
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model = model.to(device)
 
     class Clock(BaseStreamer):
-        """When each token came; the first thing that is put is the prompt."""
+        """Records when each token arrives; the first call is the prompt."""
 
         def __init__(self) -> None:
             self.seen: list[float] = []
 
-        def put(self, value: Any) -> None:  # noqa: ARG002 - what came does not matter
+        def put(self, value: Any) -> None:  # noqa: ARG002 - only the time matters
             self.seen.append(time.perf_counter())
 
         def end(self) -> None:
@@ -143,12 +145,12 @@ def transformers_loop(
         return (clock.seen[1] if len(rows) == 1 else end), end
 
     torch.manual_seed(0)
-    run(asked[0][:1])  # warms up
+    run(requests_by_client[0][:1])  # warm-up
     times: Times = []
     begin = time.perf_counter()
-    for number in range(len(asked[0])):
-        start = time.perf_counter()  # all clients ask at once, and wait for each other
-        rows = [requests[number] for requests in asked]
+    for number in range(len(requests_by_client[0])):
+        start = time.perf_counter()  # all clients send at once, and wait for each other
+        rows = [requests[number] for requests in requests_by_client]
         for part in [rows] if together else [[row] for row in rows]:
             first, end = run(part)
             times += [(first - start, end - start)] * len(part)
@@ -156,14 +158,14 @@ def transformers_loop(
 
 
 def work(case: dict[str, Any]) -> dict[str, Any]:
-    """In a process of its own: one contender's figures for one number of clients."""
-    folder, asked = Path(case["folder"]), prompts(case["clients"], case["requests"])
-    given = (folder, asked, case["tokens"], case["weights"])
+    """Measure one contender with one number of clients, in a separate process."""
+    folder, requests = Path(case["folder"]), prompts(case["clients"], case["requests"])
+    arguments = (folder, requests, case["tokens"], case["weights"])
     if case["contender"] == "gptworks":
-        times, seconds = ours(*given)
+        times, seconds = ours(*arguments)
     else:
         together = case["contender"] == "transformers batch"
-        times, seconds = transformers_loop(*given, together=together)
+        times, seconds = transformers_loop(*arguments, together=together)
     firsts, ends = sorted(first for first, _ in times), [end for _, end in times]
     return {
         "first_token_median": statistics.median(firsts),
@@ -176,7 +178,7 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def show(clients: int, rows: dict[str, dict[str, Any]]) -> None:
-    """A line for each contender."""
+    """Print one line per contender."""
     for name, row in rows.items():
         if "failed" in row:
             print(f"{clients:>3} clients  {name:<20} {row['failed']}", flush=True)
@@ -190,32 +192,37 @@ def show(clients: int, rows: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Run the contenders in turns and write the table, anew after each number of clients."""
+    """Run the contenders in turns, and write the results after each number of clients."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--preset", default="gpt2")
     parser.add_argument("--vocab-size", type=int, default=50257)
     parser.add_argument("--n-layer", type=int, help="default: the preset's")
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--weights", choices=("fp32", "bf16", "fp16"), help="everybody's; default: as serve")
-    parser.add_argument("--requests", type=int, default=3, help="of each client, one after the other")
-    parser.add_argument("--tokens", type=int, default=64, help="new tokens of a text")
+    parser.add_argument(
+        "--dtype",
+        dest="weights",
+        choices=("fp32", "bf16", "fp16"),
+        help="dtype of all contenders; default: that of serve",
+    )
+    parser.add_argument("--requests", type=int, default=3, help="requests per client, one after the other")
+    parser.add_argument("--tokens", type=int, default=64, help="new tokens per text")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
-    parser.add_argument("--name", default="serve", help="of the result's file")
+    parser.add_argument("--name", default="serve", help="name of the result file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         print(json.dumps(work(json.loads(options.worker))))
         return
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from gptworks.generate.loading import best_weights
-    from gptworks.world import default_device
+    from gptworks.devices import default_device
+    from gptworks.generation.loading import best_dtype
 
-    options.weights = options.weights or best_weights(default_device())
+    options.weights = options.weights or best_dtype(default_device())
     with tempfile.TemporaryDirectory() as scratch:
         write_model(options.preset, options.n_layer, options.vocab_size, Path(scratch))
-        shown = ("preset", "n_layer", "vocab_size", "weights", "tokens", "requests")
-        facts = {name: getattr(options, name) for name in shown}
+        names = ("preset", "n_layer", "vocab_size", "weights", "tokens", "requests")
+        facts = {name: getattr(options, name) for name in names}
         facts |= {"prompt_tokens": LENGTHS, "temperature": TEMPERATURE, "top_k": TOP_K}
         table: dict[str, Any] = {}
         file = None

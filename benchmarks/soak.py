@@ -1,8 +1,8 @@
-"""Does a long run leak? soak.py [--minutes 60]: training, evaluation, samples and checkpoints, watched from outside.
+"""Check a long run for leaks: python benchmarks/soak.py [--minutes 60].
 
-A small model trains by `gptworks pretrain`, evaluating, sampling and saving all the time, until its time limit. Its
-resident memory, open files and threads are read from /proc every few seconds. What counts is the slope after the
-warm-up (the first tenth): a leak of a kilobyte a step would show as megabytes an hour.
+`gptworks pretrain` trains a small model until a time limit, with frequent evaluations, samples and checkpoints. Its
+resident memory, open files and threads are read from /proc every few seconds. The result is their slope after the
+warm-up (the first tenth): a leak of a kilobyte per step shows as megabytes per hour.
 """
 
 import argparse
@@ -27,28 +27,28 @@ WORDS = shlex.split("the a cat dog sat ran on under mat tree and then it was red
 SHAPE = shlex.split(
     "--model.n-layer 2 --model.n-head 2 --model.n-embd 64 --model.context 64 --model.dropout 0.1"
 )
-EVER = shlex.split(
+ENDLESS = shlex.split(
     "--train.batch-tokens 1024 --train.max-steps 100000000 --eval.every 50 --eval.tokens 4096 --save.every 100 "
     "--sample.every 100 --sample.prompts the --sample.max-tokens 16 --log.every 10"
 )
 
 
 def gptworks(*words: str) -> list[str]:
-    """A command line, in a process of its own."""
+    """A gptworks command line."""
     return [sys.executable, "-m", "gptworks", *words]
 
 
 def dataset(folder: Path) -> Path:
-    """Some thousands of short documents, prepared."""
-    chance = random.Random(0)
-    texts = [" ".join(chance.choices(WORDS, k=chance.randint(5, 60))) + "." for _ in range(4000)]
+    """Prepare a Dataset of a few thousand short documents."""
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(5, 60))) + "." for _ in range(4000)]
     source = folder / "docs.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    made_by = gptworks(
+    command = gptworks(
         *("tokenizer", "train", "--sources", str(source), "--vocab-size", "300", "--out", str(folder / "bpe"))
     )
-    subprocess.run(made_by, check=True, stdout=subprocess.DEVNULL)
-    made_by = gptworks(
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    command = gptworks(
         *(
             "prepare",
             "--sources",
@@ -59,41 +59,41 @@ def dataset(folder: Path) -> Path:
             str(folder / "set"),
         )
     )
-    subprocess.run(made_by, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder / "set"
 
 
 def watch(process: subprocess.Popen[bytes], run: Path, every: float) -> list[dict[str, float]]:
-    """Resident bytes, open files and threads of a process, as long as it trains."""
-    samples, began = [], time.time()
+    """Sample resident bytes, open files and threads of a process while it trains."""
+    samples, start_time = [], time.time()
     folder, page = Path(f"/proc/{process.pid}"), os.sysconf("SC_PAGE_SIZE")
     while process.poll() is None:
         try:
             samples.append(
                 {
-                    "seconds": round(time.time() - began, 1),
+                    "seconds": round(time.time() - start_time, 1),
                     "rss": int((folder / "statm").read_text(encoding="ascii").split()[1]) * page,
                     "files": len(list((folder / "fd").iterdir())),
                     "threads": len(list((folder / "task").iterdir())),
                 }
             )
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             break
         time.sleep(every)
-    trained = (run / "metrics.jsonl").stat().st_mtime - began  # what comes after is drawing
-    return [one for one in samples if one["seconds"] <= trained]
+    trained = (run / "metrics.jsonl").stat().st_mtime - start_time  # then it draws the report
+    return [sample for sample in samples if sample["seconds"] <= trained]
 
 
 def slope_per_hour(seconds: Sequence[float], values: Sequence[float]) -> float:
-    """Of the least-squares line."""
+    """Slope of the least-squares line."""
     return float(np.polyfit(seconds, values, 1)[0] * 3600) if len(seconds) > 2 else 0.0
 
 
 def judge(samples: list[dict[str, float]]) -> dict[str, Any]:
-    """What memory and handles did after the warm-up."""
-    settled = [one for one in samples if one["seconds"] >= samples[-1]["seconds"] / 10]
+    """Statistics of memory, files and threads after the warm-up."""
+    settled = [sample for sample in samples if sample["seconds"] >= samples[-1]["seconds"] / 10]
     half = len(settled) // 2
-    seconds, rss = [one["seconds"] for one in settled], [one["rss"] for one in settled]
+    seconds, rss = [row["seconds"] for row in settled], [row["rss"] for row in settled]
     return {
         "looks": len(samples),
         "rss_megabytes": {
@@ -105,19 +105,19 @@ def judge(samples: list[dict[str, float]]) -> dict[str, Any]:
             "slope_per_hour": slope_per_hour(seconds, rss) / 1e6,
         },
         "open_files": {
-            "least": min(one["files"] for one in settled),
-            "most": max(one["files"] for one in settled),
-            "slope_per_hour": slope_per_hour(seconds, [one["files"] for one in settled]),
+            "least": min(row["files"] for row in settled),
+            "most": max(row["files"] for row in settled),
+            "slope_per_hour": slope_per_hour(seconds, [row["files"] for row in settled]),
         },
         "threads": {
-            "least": min(one["threads"] for one in settled),
-            "most": max(one["threads"] for one in settled),
+            "least": min(row["threads"] for row in settled),
+            "most": max(row["threads"] for row in settled),
         },
     }
 
 
 def work_done(run: Path) -> dict[str, int]:
-    """What the run did while it was watched."""
+    """Counts of what the run did."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = max(row["step"] for row in rows)
     samples = (run / "samples.jsonl").read_text(encoding="utf-8").count("\n")
@@ -131,18 +131,18 @@ def work_done(run: Path) -> dict[str, int]:
 
 
 def main() -> None:
-    """Soak, judge, write."""
+    """Run, compute the statistics and write the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--every", type=float, default=5, help="seconds between looks")
+    parser.add_argument("--every", type=float, default=5, help="seconds between samples")
     parser.add_argument("--out", type=Path, default=machine.RESULTS)
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
         words = gptworks(
-            "pretrain", "--data", str(dataset(folder)), "--out", str(folder / "run"), *SHAPE, *EVER
+            "pretrain", "--data", str(dataset(folder)), "--out", str(folder / "run"), *SHAPE, *ENDLESS
         )
         limit = ["--train.max-hours", str(args.minutes / 60)]
         process = subprocess.Popen([*words, *limit], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

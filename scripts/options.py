@@ -1,4 +1,4 @@
-"""Write docs/options.md from recipe.py: python scripts/options.py."""
+"""Generate docs/options.md from recipe.py: python scripts/options.py."""
 
 import ast
 import dataclasses
@@ -16,13 +16,14 @@ FILE = Path(__file__).parent.parent / "docs" / "options.md"
 
 
 def table() -> str:
-    """The page: a table for every table of a recipe."""
+    """The page, with one table per table of a recipe."""
     page = [
         "# Options",
         "",
-        "Made by `scripts/options.py` from `src/gptworks/recipe.py`. Each is a key of a recipe and a flag of the same",
-        "dotted name: `lr` under `[optim]` is `--optim.lr`. (`prepare` and `tokenizer train` write the flags of",
-        "their own table short: `--sources`, `--vocab-size`.) No default: settled when data and machine are known.",
+        "This page is generated from `src/gptworks/recipe.py`. Every option is a key of a recipe and a flag with the",
+        "same dotted name: `lr` under `[optim]` is `--optim.lr`. A command's own table needs no prefix, as in",
+        "`prepare --sources`, `finetune classify --label` or `evaluate --tasks`. If a default is empty, it depends on",
+        "the command, the data or the machine, and the description says how.",
         "",
         *rows(recipe.Recipe, "Top level"),
     ]
@@ -37,7 +38,7 @@ def table() -> str:
 
 
 def rows(cls: Any, title: str) -> list[str]:
-    """A heading, what the table is for, and a line a field."""
+    """A heading, the purpose of the table, and one row per option."""
     docs, hints = field_docs(cls), typing.get_type_hints(cls)
     lines = [
         f"## {title}",
@@ -58,7 +59,7 @@ def rows(cls: Any, title: str) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A default as TOML would have it, nearly."""
+    """A default value, roughly as in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -67,7 +68,7 @@ def shown(value: Any) -> str:
 
 
 def kind(hint: Any) -> str:
-    """A type in words."""
+    """The allowed values of a type, in words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in {types.UnionType, typing.Union}:
         return " or ".join(kind(part) for part in inner if part is not types.NoneType)
@@ -75,13 +76,13 @@ def kind(hint: Any) -> str:
         return ", ".join(f"`{value}`" for value in inner)
     if origin is tuple:
         return f"list of {kind(inner[0])}" if inner[-1] is Ellipsis else f"{len(inner)} x {kind(inner[0])}"
-    return {int: "whole number", float: "number", bool: "true, false", str: "text", Path: "path"}.get(
+    return {int: "integer", float: "number", bool: "true, false", str: "text", Path: "path"}.get(
         hint, str(hint)
     )
 
 
 def field_docs(cls: Any) -> dict[str, str]:
-    """The docstring under each field, which Python drops at run time."""
+    """The docstring below each field, which Python does not keep at run time."""
     (body,) = [node.body for node in ast.parse(inspect.getsource(cls)).body if isinstance(node, ast.ClassDef)]
     docs = {}
     for node, after in itertools.pairwise(body):

@@ -89,4 +89,4 @@ def livened(model: torch.nn.Module) -> torch.nn.Module:
 def byte_tokenizer() -> Tokenizer:
     """A token for each byte, and one that ends a text."""
     ids = {bytes([byte]): id for id, byte in enumerate(BYTE_ORDER)}
-    return Tokenizer.of(Vocabulary(ids, (), (PATTERNS["gpt2"],), {"<|endoftext|>": END}))
+    return Tokenizer.from_vocabulary(Vocabulary(ids, (), (PATTERNS["gpt2"],), {"<|endoftext|>": END}))

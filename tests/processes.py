@@ -1,12 +1,38 @@
 """Several processes on one machine, joined by gloo, as torchrun would start them but without its agent."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 
 LIMIT = 280
 """Seconds after which a test gives up."""
+
+
+DEFAULTS = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+"""Signals that nohup and shells ignore in what they start in the background, with their usual handlers."""
+
+
+def reset_signals():
+    """Stop ignoring signals. As preexec_fn, for a child: it inherits what is ignored."""
+    for name, handler in DEFAULTS.items():
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+            signal.signal(getattr(signal, name), handler)
+
+
+@contextmanager
+def default_signals():
+    """No signal is ignored inside, however the tests were started. Also a decorator."""
+    numbers = [getattr(signal, name) for name in DEFAULTS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    reset_signals()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def free_port():

@@ -3,7 +3,7 @@ import typing
 
 import pytest
 
-from gptworks import recipe
+from gptworks import recipe, recipefile
 from gptworks.cli import main
 from gptworks.recipe import ModelOptions, Recipe, TrainOptions
 from gptworks.recipefile import dumps, load
@@ -25,14 +25,14 @@ def refusal(capsys, *argv):
         ("[model]\nn_layer = true\n", ["[model] n_layer", "bad.toml", "True"]),
         ("[model]\nn_layer = 0\n", ["[model] n_layer", "bad.toml", "Must be > 0"]),
         ("[model]\ndropout = 1.0\n", ["[model] dropout", "bad.toml", "Must be < 1"]),
-        ("[optim]\nkind = 'adam'\n", ["[optim] kind", "bad.toml", '"adamw"', '"muon"']),
+        ("[optim]\nname = 'adam'\n", ["[optim] name", "bad.toml", '"adamw"', '"muon"']),
         ("[optim]\nbetas = [0.9]\n", ["optim.betas", "bad.toml", "expected 2 but got 1"]),
         ("[prepare]\nval_fraction = 1.5\n", ["[prepare] val_fraction", "bad.toml", "Must be < 1"]),
-        ("block_size = 8\n", ["bad.toml: Unknown option: block_size. Here it is --model.context."]),
-        ("[train]\nlearning_rate = 8\n", ["Here it is --optim.lr."]),
-        ("model = 3\n", ["bad.toml", "model is a table: write [model]"]),
-        ("[out]\nx = 3\n", ["bad.toml", "out is no table"]),
-        ("x = [", ["bad.toml is not a recipe"]),
+        ("block_size = 8\n", ["bad.toml", "block_size", "--model.context"]),
+        ("[train]\nlearning_rate = 8\n", ["learning_rate", "--optim.lr"]),
+        ("model = 3\n", ["bad.toml", "model", "[model]"]),
+        ("[out]\nx = 3\n", ["bad.toml", "out", "not a table"]),
+        ("x = [", ["bad.toml", "not a recipe"]),
         ("out = 3\n", ["bad.toml: out = 3 must be text"]),
         ("[model]\npreset = 3\n", ["bad.toml: model.preset = 3 must be text"]),
         ("[optim]\nlr = inf\n", ["[optim] lr", "bad.toml", "Must be < inf"]),
@@ -49,17 +49,13 @@ def test_there_is_nothing_to_resume_where_no_run_is(tmp_path, capsys):
     (tmp_path / "small" / "checkpoints").mkdir(parents=True)
     for verb in ("pretrain", "finetune classify", "finetune instruct"):
         line = refusal(capsys, *verb.split(), "--out", str(tmp_path / "smal"), "--resume")
-        assert (
-            f"there is no run {tmp_path / 'smal'} to go on with (the nearest: {tmp_path / 'small'})" in line
-        )
-    assert "pretrain needs --data DATASET" in refusal(capsys, "pretrain", "--out", str(tmp_path / "smal"))
+        assert str(tmp_path / "small") in line
+    assert "--data DATASET" in refusal(capsys, "pretrain", "--out", str(tmp_path / "smal"))
 
 
 def test_a_folder_is_no_recipe(tmp_path, capsys):
     line = refusal(capsys, "prepare", str(tmp_path))
-    assert line.endswith(
-        f"{tmp_path} is a folder, and a recipe a TOML file; texts are given by --sources {tmp_path}"
-    )
+    assert f"--sources {tmp_path}" in line
     (tmp_path / "recipe.toml").touch()
     assert refusal(capsys, "plan", str(tmp_path)).endswith(f"its recipe is {tmp_path / 'recipe.toml'}")
 
@@ -68,42 +64,42 @@ def test_a_folder_is_no_recipe(tmp_path, capsys):
     ("argv", "said"),
     [
         (["pretrain", "--model.n-layers", "3"], "Did you mean --model.n-layer?"),
-        (["pretrain", "--data", "x", "--out", "run", "late.toml"], "late.toml comes too late"),
+        (["pretrain", "--data", "x", "--out", "run", "late.toml"], "late.toml"),
+        (["pretrain", "--model.n-layer", "2.5"], "--model.n-layer"),
         (
             ["pretrain", "--batch_size=12"],
-            "--batch_size. Here it is --train.batch-tokens or --train.micro-batch.",
+            "--train.batch-tokens or --train.micro-batch",
         ),
-        (["pretrain", "--train.learning-rate", "1"], "--train.learning-rate. Here it is --optim.lr."),
-        (["generate", "x", "--max-new-tokens", "1"], "--max-new-tokens. Here it is --max-tokens."),
-        (["pretrain", "--device=cpu"], "--device. None is needed here: devices are looked at"),
-        (["pretrain", "--grad_clip", "1"], "--grad_clip. Here it is --optim.clip."),
-        (["pretrain", "--train.grad-accum", "8"], "Here it is --train.batch-tokens."),
-        (["pretrain", "--min_lr=1e-4"], "Here it is --optim.final-lr (a fraction of the peak, not a rate)."),
-        (["pretrain", "--eval_iters=9"], "Here it is --eval.tokens (in tokens, not batches)."),
-        (["pretrain", "--dropout=0.1"], "Here it is --model.dropout."),
-        (["finetune", "classify", "--dropout=0.1"], "Here it is --train.dropout."),
-        (["finetune", "classify", "--base", "gpt2"], "Here it is --model."),
+        (["pretrain", "--train.learning-rate", "1"], "--optim.lr"),
+        (["generate", "x", "--max-new-tokens", "1"], "--max-tokens."),
+        (["pretrain", "--device=tpu"], "--device"),
+        (["pretrain", "--backend=nccl"], "--backend"),
+        (["pretrain", "--grad_clip", "1"], "--optim.grad-clip"),
+        (["pretrain", "--train.grad-accum", "8"], "--train.batch-tokens"),
+        (["pretrain", "--min_lr=1e-4"], "--optim.final-lr"),
+        (["pretrain", "--eval_iters=9"], "--eval.tokens"),
+        (["pretrain", "--dropout=0.1"], "--model.dropout"),
+        (["finetune", "classify", "--dropout=0.1"], "--train.dropout"),
+        (["finetune", "classify", "--base", "gpt2"], "--model"),
         (
             ["pretrain", "--out=x", "--block_size=8", "--n_layer=4", "--device=cpu", "--compile=False"],
-            "Unknown options: --block_size: here it is --model.context; --n_layer: here it is --model.n-layer; "
-            "--device: none is needed here: devices are looked at; CUDA_VISIBLE_DEVICES hides GPUs; "
-            "--compile: here it is --train.compile (auto, on or off).",
+            "--block_size: use --model.context; --n_layer: use --model.n-layer; --compile: use --train.compile",
         ),
-        (["pretrain", "--beta1=0.9"], "--beta1. Here it is --optim.betas."),
-        (["finetune", "classify", "--label-column", "x"], "--label-column. Here it is --label."),
-        (["classify", "run", "free prize"], "nothing here takes 'free prize'"),
+        (["pretrain", "--beta1=0.9"], "--optim.betas"),
+        (["finetune", "classify", "--label-column", "x"], "--label"),
+        (["classify", "run", "free prize"], "free prize"),
         (["pretrian"], 'Did you mean "pretrain"?'),
-        (["sample", "--out_dir=x"], "Unknown command: sample. Here it is generate."),
-        (["train"], "Unknown command: train. Here it is pretrain."),
-        (["eval"], "Unknown command: eval. Here it is evaluate."),
+        (["sample", "--out_dir=x"], "generate"),
+        (["train"], "pretrain"),
+        (["eval"], "evaluate"),
         (["finetune", "train"], "Available commands: classify, instruct."),
-        (["pretrain", "config/train_x.py"], "config/train_x.py is not a recipe: recipes are TOML; write its"),
-        (["pretrain", "config.txt"], "recipes are TOML; gptworks import-config makes one of"),
-        (["pretrain", "nothere.toml"], "there is no recipe nothere.toml"),
+        (["pretrain", "config/train_x.py"], "config/train_x.py is not a recipe"),
+        (["pretrain", "config.txt"], "import-config"),
+        (["pretrain", "nothere.toml"], "nothere.toml"),
         (["pretrain", "--train.micro-batch", "many"], "--train.micro-batch"),
         (["pretrain", "--optim.lr=-3"], "Must be > 0"),
-        (["pretrain"], "pretrain needs --data DATASET"),
-        (["pretrain", "--data", "x"], "pretrain needs --out RUN"),
+        (["pretrain"], "--data DATASET"),
+        (["pretrain", "--data", "x"], "--out RUN"),
         (["pretrain", "--data", "nowhere", "--out", "run"], "nowhere"),
     ],
 )
@@ -132,7 +128,7 @@ def test_flags_beat_the_file_and_the_file_beats_defaults(tmp_path, monkeypatch):
     assert str(recipe.data) == "d"
 
 
-def test_a_flag_for_all_glue_tasks_beats_a_tasks_own_table_of_the_file(tmp_path, monkeypatch):
+def test_glue_gets_the_flags_apart_from_the_file(tmp_path, monkeypatch):
     from gptworks.glue import subjects
 
     seen = []
@@ -144,15 +140,14 @@ def test_a_flag_for_all_glue_tasks_beats_a_tasks_own_table_of_the_file(tmp_path,
     monkeypatch.setattr(subjects, "chosen", chosen)
     file = tmp_path / "r.toml"
     file.write_text(
-        f'[glue]\nout = "{tmp_path / "c"}"\nmodel = ["{tmp_path}"]\nepochs = 7\n'
-        "[glue.cola]\nepochs = 2\ntries = 3\n[glue.rte]\nlr = 1e-3\n"
+        f'[glue]\nout = "{tmp_path / "c"}"\nmodel = ["{tmp_path}"]\n[glue.train]\nepochs = 7\n'
+        "[glue.cola]\nepochs = 2\nn_seeds = 3\n[glue.rte]\nlr = 1e-3\n"
     )
-    assert main(["glue", str(file), "--epochs", "1", "--rte.lr", "2e-3", "--lr=3e-3"]) == 0
+    assert main(["glue", str(file), "--train.epochs", "1", "--rte.lr", "2e-3", "--optim.lr=3e-3"]) == 0
     assert main(["glue", str(file)]) == 0
     flags, alone = seen
-    assert (flags.epochs, flags.cola.epochs, flags.cola.tries) == (1, None, 3)
-    assert (flags.lr, flags.rte.lr) == (3e-3, 2e-3)
-    assert (alone.epochs, alone.cola.epochs, alone.rte.lr) == (7, 2, 1e-3)
+    assert (flags.train.epochs, flags.cola.n_seeds, flags.optim.lr, flags.rte.lr) == (1, 3, 3e-3, 2e-3)
+    assert (alone.train.epochs, alone.cola.epochs, alone.rte.lr) == (7, 2, 1e-3)
 
 
 def test_resuming_without_a_recipe_takes_the_runs_own(tmp_path, monkeypatch):
@@ -177,13 +172,6 @@ def test_a_recipe_written_and_read_is_the_same(tmp_path):
     )
     (tmp_path / "r.toml").write_text(dumps(recipe))
     assert load(tmp_path / "r.toml") == recipe
-
-
-def test_the_recipes_in_the_repository_are_valid(repository):
-    files = sorted((repository / "recipes").glob("*.toml"))
-    assert files
-    for file in files:
-        load(file)
 
 
 def test_version(capsys):
@@ -212,30 +200,54 @@ def test_one_recipe_names_what_each_verb_makes(tmp_path, monkeypatch):
     assert load(tmp_path / "made" / "run" / "recipe.toml").train.batch_tokens == 64
 
 
-def test_help_of_fine_tuning_says_fine_tuning_s_defaults(capsys):
-    assert main(["finetune", "classify", "--help"]) == 0
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert (
-        "--optim.lr FLOAT Peak learning rate of AdamW. With lora.rank, unless given: 5e-4. [default: 5e-05]"
-        in said
-    )
-    assert "Steps between evaluations; 0: only at start and end. [default: 50]" in said
+FINETUNE = ["finetune", "classify", "--model", "m", "--data", "d", "--out", "o"]
+
+
+@pytest.mark.parametrize(
+    ("more", "lr", "schedule", "every"),
+    [
+        ([], 5e-5, "linear", 50),
+        (["--lora.rank", "4"], 5e-4, "linear", 50),
+        (["--lora.rank", "4", "--optim.lr", "1e-3", "--eval.every", "7"], 1e-3, "linear", 7),
+        (["--optim.schedule", "cosine"], 5e-5, "cosine", 50),
+    ],
+)
+def test_fine_tuning_has_its_own_defaults(monkeypatch, more, lr, schedule, every):
+    import gptworks.commands.finetune as verb
+
+    seen = []
+    monkeypatch.setattr(verb, "train_classifier", lambda recipe, **_: seen.append(recipe))
+    assert main([*FINETUNE, *more]) == 0
+    recipe = seen[0]
+    assert (recipe.optim.lr, recipe.optim.schedule, recipe.eval.every) == (lr, schedule, every)
+    assert recipe.optim.final_lr == 0.0
+    tables = {"lora": {"rank": 4}} if "--lora.rank" in more else {}
+    if "--optim.lr" not in more and "--optim.schedule" not in more:  # the API takes the same path
+        assert recipefile.build(recipefile.merged("finetune classify", {}, tables)).optim.lr == lr
+
+
+def test_a_flag_for_the_length_of_training_replaces_the_recipe_s_other_way(tmp_path, monkeypatch):
+    import gptworks.commands.pretrain as verb
+
+    seen = []
+    monkeypatch.setattr(verb, "train_run", lambda recipe, **_: seen.append(recipe.train))
+    (tmp_path / "r.toml").write_text('data = "d"\nout = "o"\n[train]\nepochs = 2\n')
+    assert main(["pretrain", str(tmp_path / "r.toml"), "--train.max-steps", "5"]) == 0
+    assert (seen[0].max_steps, seen[0].epochs) == (5, None)
+
+
+def test_help_lists_what_people_set_first_and_hides_the_empty_switches(capsys):
     assert main(["pretrain", "--help"]) == 0
-    assert "[default: 0.0006]" in capsys.readouterr().out
-
-
-def test_every_way_to_fine_tune_has_those_defaults():
-    import inspect
-
-    from gptworks.cli import build
-    from gptworks.recipe import FinetuneEval, FinetuneOptim
-
-    finetune = build()["finetune"]
-    for name in finetune:
-        if not name.startswith("-"):
-            given = inspect.signature(finetune[name].default_command).parameters
-            assert given["optim"].default == FinetuneOptim(), name
-            assert given["eval"].default == FinetuneEval(), name
+    shown = capsys.readouterr().out
+    places = [
+        shown.index(word) for word in ("--data", "--out", "--model.preset", "--train.max-steps", "--optim.lr")
+    ]
+    assert places == sorted(places)
+    assert "--sample.empty-prompts" not in shown
+    assert (
+        main(["pretrain", "--data", "x", "--eval.empty-tasks"]) == 2
+    )  # it still works: --out is what is missing
+    assert "--out" in capsys.readouterr().err
 
 
 def test_what_may_be_a_fraction_is_one_by_default_too():
@@ -259,4 +271,4 @@ def test_of_torchrun_s_processes_the_first_alone_does_what_needs_one(tmp_path, c
             monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
         assert main(["inspect", str(tmp_path)]) == (2 if said else 0)
         assert bool(capsys.readouterr().err) == said
-    assert "pretrain needs --data" in refusal(capsys, "pretrain", "--out", str(tmp_path / "run"))
+    assert "--data" in refusal(capsys, "pretrain", "--out", str(tmp_path / "run"))

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
+from gptworks import packaged, renames
 from gptworks.cli import build, main
 from gptworks.recipe import Recipe
-from gptworks.recipefile import load
 from tests.glue import official
 
 
@@ -41,6 +41,7 @@ GUIDES = [
 ]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", GUIDES)
 def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
     texts = tmp_path / "texts"
@@ -63,7 +64,6 @@ def test_the_guides_commands_run(repository, tmp_path, monkeypatch, name):
         json.dumps({"text": "he took the cup and drank from the cup"}) + "\n"
     )
     official.write(tmp_path / "GLUE", ("wnli",), whole=True)
-    (tmp_path / "recipes").symlink_to(repository / "recipes")
     monkeypatch.chdir(tmp_path)
     ran = 0
     for words in commands((repository / "docs" / name).read_text(), "bash"):
@@ -100,12 +100,14 @@ def test_commands_that_are_only_shown_parse(repository):
             if "gptworks" not in words:
                 continue
             argv = words[words.index("gptworks") + 1 :]
-            for recipe in [word for word in argv if word.startswith("recipes/")]:
-                load(repository / recipe)
+            argv = argv[: argv.index(">")] if ">" in argv else argv
+            recipes = [word for word in argv if word.removesuffix(".toml") in packaged.names()]
             flags = [
                 word
                 for before, word in zip(["", *argv], argv, strict=False)
-                if not word.endswith(".toml") or before.startswith("--")
+                if before.startswith("--")
+                or argv[0] == "recipes"
+                or (word not in recipes and not word.endswith(".toml"))
             ]
             build().parse_args(flags, exit_on_error=False, print_error=False)
 
@@ -139,6 +141,18 @@ VERBS = [
     "glue", "export", "import-config",
 ]  # fmt: skip
 FILES = {"metrics.jsonl", "report.html", "tokenizer.json", "val.bin"}
+
+
+def test_the_upgrading_guide_lists_every_renamed_option(repository):
+    text = (repository / "docs" / "upgrading.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)`", text, re.MULTILINE)
+    tasks = {f"glue.{task}.tries" for task in renames.GLUE_TASKS}
+    flags = {"--" + old.replace("_", "-"): "--" + new.replace("_", "-") for old, new in renames.FLAGS.items()}
+    options = {old: new for old, new in renames.OPTIONS.items() if old not in tasks}
+    options["glue.TASK.tries"] = "glue.TASK.n_seeds"
+    assert dict(rows) == options | flags
+    for values in renames.VALUES.values():
+        assert all(f"`{old}` is `{new}`" in text for old, new in values.items())
 
 
 def test_links_between_guides_lead_somewhere(repository):

@@ -129,7 +129,9 @@ def folders(tmp_path_factory, byte_tokenizer):
     options = PrepareOptions(sources=(str(here / "a.txt"),), val_fraction=0.2, shard_tokens=400)
     prepare(options, byte_tokenizer, here / "set")
     checkpoint.save(tiny(), here / "model", byte_tokenizer)
-    classifier.save(classifier.on(tiny(), ("ham", "spam"), seed=0), here / "classifier", byte_tokenizer)
+    classifier.save(
+        classifier.with_head(tiny(), ("ham", "spam"), seed=0), here / "classifier", byte_tokenizer
+    )
     model, chosen = tiny(), LoraOptions(rank=2)
     lora.attach(model, chosen, seed=0)
     adapter.save(model, here / "adapter", chosen, checkpoint.origin(str(here / "model")))
@@ -189,7 +191,7 @@ def test_a_manifest_does_not_lead_out_of_its_folder(copy, name):
     manifest["splits"]["train"]["shards"][0]["file"] = name
     manifest["fingerprint"] = fingerprint(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="no file of its folder"):
+    with pytest.raises(DataError, match="not a file of its folder"):
         Dataset.open(folder)
 
 
@@ -214,7 +216,7 @@ def test_document_ends_that_go_backwards_are_refused(tmp_path, ends):
     path = tmp_path / "train-00000.bin"
     path.write_bytes(struct.pack("<3i", 20240520, 1, 10).ljust(1024, b"\0") + bytes(20))
     (tmp_path / "train-00000.idx").write_bytes(np.array(ends, "<u8").tobytes())
-    with pytest.raises(DataError, match="does not fit train-00000"):
+    with pytest.raises(DataError, match="does not match train-00000"):
         open_shard(path)
 
 
@@ -308,7 +310,7 @@ def test_an_index_does_not_lead_out_of_its_folder(copy, tmp_path):
     (folder / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
     names = {"weight_map": {"transformer.wte.weight": "../elsewhere.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(names))
-    with pytest.raises(UserError, match="no file of its folder"):
+    with pytest.raises(UserError, match="not a file of its folder"):
         checkpoint.load(folder)
 
 
@@ -387,7 +389,7 @@ def test_a_run_s_checkpoint_with_damaged_files_is_damaged(tmp_path, how, number)
     file = files[number % len(files)]
     before = file.read_bytes()
     file.write_bytes(harmed(before, how))
-    good, passed = runs.newest_good(tmp_path)
+    good, passed = runs.Run(tmp_path).newest_good()
     if file.name != "complete.json" and file.read_bytes() != before:
         assert good is None
         assert list(passed) == [final]
@@ -397,11 +399,11 @@ def test_a_run_s_checkpoint_with_damaged_files_is_damaged(tmp_path, how, number)
 def half_trained(tmp_path_factory, byte_tokenizer):
     """A trainer after two steps, and the checkpoint of that."""
     trainer, _ = trained("fp16", 2)
-    trainer.watch.limit = 6.0
+    trainer.anomalies.spike_sigma = 6.0
     run = tmp_path_factory.mktemp("run")
     (run / "metrics.jsonl").touch()
-    progress = saving.Progress(2, 0.5, 18, 1.0, 3.0, None, False, 0)
-    return trainer, saving.save(run, trainer, byte_tokenizer, progress)
+    progress = saving.RunState(2, 0.5, 18, 1.0, 3.0, None, False, 0)
+    return trainer, saving.save(runs.Run(run), trainer, byte_tokenizer, progress)
 
 
 @FEW
@@ -413,8 +415,8 @@ def test_a_state_to_go_on_from_that_says_something_else(half_trained, place, by)
     whole = file.read_text()
     try:
         file.write_text(json.dumps(replaced(json.loads(whole), place, by)))
-        answers(runs.checkpoints, folder.parent.parent)
-        answers(runs.newest_good, folder.parent.parent)
+        answers(runs.Run(folder.parent.parent).checkpoints)
+        answers(runs.Run(folder.parent.parent).newest_good)
         if not isinstance(answers(saving.load, folder, trainer), UserError):
             assert trainer.step >= 0
             assert trainer.micro_batch >= 1
@@ -441,4 +443,4 @@ def test_a_marker_does_not_lead_out_of_its_checkpoint(tmp_path, name):
     (final / "trainer").mkdir(parents=True)
     (tmp_path / "outside").write_text("x")
     (final / "trainer" / "complete.json").write_text(json.dumps({"sha256": {name: "0"}}))
-    assert "leads out of" in (runs.damage(final) or "")
+    assert "is outside of" in (runs.damage(final) or "")

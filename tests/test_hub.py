@@ -96,10 +96,10 @@ def test_everything_by_its_own_name(place, shared_data):
         "prepare --sources hf:HuggingFaceFW/fineweb-edu:sample-10BT --tokenizer gpt2 --val-fraction 0 "
         "--workers 1 --out fineweb",
         f"pretrain --data owt --base gpt2 --out runs/on --train.batch-tokens 256 {few}",
-        f"finetune instruct --model gpt2 --data hf:tatsu-lab/alpaca --out runs/alpaca --batch 4 --responses 1 "
-        f"--answer-tokens 2 {few}",
+        f"finetune instruct --model gpt2 --data hf:tatsu-lab/alpaca --out runs/alpaca --batch 4 --n-responses 1 "
+        f"--max-response-tokens 2 {few}",
         "evaluate gpt2 --tasks hellaswag hellaswag_completion --limit 4 --out scores.json",
-        "glue --data hf --model gpt2 --tasks wnli --no-official-rows --out campaign --tries 1 --epochs 0.2 "
+        "glue --data hf --model gpt2 --tasks wnli --no-official-rows --out campaign --n-seeds 1 --epochs 0.2 "
         "--eval-every 0",
         ("push runs/alpaca --repo you/alpaca", TOKEN),
         "generate you/alpaca --instruction Count --max-tokens 2",
@@ -183,19 +183,19 @@ def refusals(place):
     ("what", "says"),
     [
         ("no dataset", "hf:some/nothing (split train): there is no such dataset on the Hugging Face Hub: check OWNER"),
-        ("gated", "it is gated: accept its terms at https://huggingface.co/datasets/some/gated, then set HF_TOKEN"),
-        ("gated, wrong token", "the Hub does not accept this token: make another"),
-        ("program", "may do: hf:some/program@refs/convert/parquet"),
-        ("many", "name one, hf:some/many:CONFIG, of ['a', 'b']"),
+        ("gated", "gated: accept its terms at https://huggingface.co/datasets/some/gated, then set HF_TOKEN"),
+        ("gated, wrong token", "does not accept this token"),
+        ("program", "hf:some/program@refs/convert/parquet"),
+        ("many", "hf:some/many:CONFIG, out of ['a', 'b']"),
         ("no revision", "there is no such revision of it"),
-        ("dead", "the Hub is out of order (500): give the same command again later"),
-        ("full", "too many requests from here (429): wait some minutes"),
+        ("dead", "(500)"),
+        ("full", "too many requests from this address (429)"),
         ("no model", "some/nothing: no folder here, and there is no such model on the Hugging Face Hub"),
-        ("gated model", "it is gated: accept its terms at https://huggingface.co/some/gated, then set HF_TOKEN"),
-        ("full model", "too many requests from here (429)"),
-        ("dead model", "the Hub is out of order (500)"),
-        ("gated tokenizer", "it is gated: accept its terms at https://huggingface.co/some/gated"),
-        ("full tokenizer", "too many requests from here (429)"),
+        ("gated model", "gated: accept its terms at https://huggingface.co/some/gated, then set HF_TOKEN"),
+        ("full model", "(429)"),
+        ("dead model", "(500)"),
+        ("gated tokenizer", "gated: accept its terms at https://huggingface.co/some/gated"),
+        ("full tokenizer", "(429)"),
     ],
 )  # fmt: skip
 def test_what_goes_wrong_is_one_line_that_says_what_to_do(refusals, place, what, says):
@@ -241,7 +241,7 @@ def test_an_interrupted_prepare_goes_on_at_the_revision_it_began_with(place):
     faults = Faults({"/cdn/.*train-00001.*": [500] * 9999})
     line = "prepare --sources hf:Skylion007/openwebtext --tokenizer ../bytes --val-fraction 0 --workers 1 --out set"
     ((status, _, err),) = typed([line], root, home, faults)
-    assert (status, "out of order (500)" in err) == (2, True), err
+    assert (status, "(500)" in err) == (2, True), err
     assert list((home / "set/unfinished").glob("*.part"))
     hub.move_on(folder, "f" * 40)
     lookalikes.openwebtext(root, ["New", "Newer"])

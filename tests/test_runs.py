@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gptworks import runs
+from gptworks import files, runs
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_checkpoint_is_on_the_disk_before_its_name_and_its_name_before_its_mar
         assert log.index(("sync", path)) < renamed
     for path in (tmp_path / "checkpoints", tmp_path):
         assert renamed < log.index(("sync", path)) < marked
-    assert renamed < log.index(("sync", final / "trainer" / ".complete.json.draft")) < marked
+    assert renamed < log.index(("sync", final / "trainer" / f".complete.json.{os.getpid()}.draft")) < marked
     assert log[-1] == ("sync", final / "trainer")
     assert runs.damage(final) is None
 
@@ -101,16 +101,16 @@ def checkpoint(run, step, val_loss=None):
 def test_the_newest_is_the_one_with_most_steps_however_many_digits_they_have(tmp_path):
     for step in (999_999, 1_000_000, 5):
         checkpoint(tmp_path, step)
-    assert runs.newest_good(tmp_path)[0].step == 1_000_000
-    assert runs.find_checkpoint(tmp_path).name == "step-1000000"
+    assert runs.Run(tmp_path).newest_good()[0].step == 1_000_000
+    assert runs.Run(tmp_path).checkpoint().name == "step-1000000"
 
 
 def test_any_loss_is_better_than_none_and_than_one_that_is_no_number(tmp_path):
     for step, val_loss in ((1, None), (2, math.nan), (3, 5.0), (4, 0.0), (5, 2.0)):
         checkpoint(tmp_path, step, val_loss)
         if step == 3:
-            assert runs.find_checkpoint(tmp_path, "best").name == "step-000003"
-    assert runs.find_checkpoint(tmp_path, "best").name == "step-000004"
+            assert runs.Run(tmp_path).checkpoint("best").name == "step-000003"
+    assert runs.Run(tmp_path).checkpoint("best").name == "step-000004"
 
 
 @pytest.mark.parametrize("text", ["[]", '{"step": "1", "epoch": 0}', '{"epoch": 1.0}', "[" * 200_000])
@@ -119,9 +119,9 @@ def test_a_state_that_is_none_makes_no_checkpoint_even_with_its_checksum(tmp_pat
     checkpoint(tmp_path, 2)
     state = tmp_path / "checkpoints" / "step-000002" / runs.STATE
     state.write_text(text)
-    marker = {"sha256": {runs.STATE: runs.checksum(state)}}
+    marker = {"sha256": {runs.STATE: files.checksum(state)}}
     (state.parent.parent / runs.MARKER).write_text(json.dumps(marker))
-    good, passed = runs.newest_good(tmp_path)
+    good, passed = runs.Run(tmp_path).newest_good()
     assert good.step == 1
     assert [path.name for path in passed] == ["step-000002"]
-    assert [one.step for one in runs.checkpoints(tmp_path)] == [1]
+    assert [one.step for one in runs.Run(tmp_path).checkpoints()] == [1]

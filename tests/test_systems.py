@@ -1,4 +1,4 @@
-"""The five systems, typed as a new user would, with the recipes of the repository. Only sizes, counts, and where
+"""The five systems, typed as a new user would, with the packaged recipes. Only sizes, counts, and where
 data and models are, differ. (System 004, from its own config file: commands/test_import_config.py.)
 """
 
@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gptworks import runs
+from gptworks import files, runs
 from gptworks.cli import main
 from gptworks.model import checkpoint
-from tests.evaluate.judges import Judge, serving
+from tests.evaluation.judges import Judge, serving
 from tests.glue import official
 
 pytestmark = pytest.mark.slow
@@ -22,11 +22,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, repository, byte_tokenizer):
-    """A folder with recipes, a byte tokenizer, and a random model in the shape of GPT-2, saved by transformers."""
+    """A folder with a byte tokenizer, and a random model in the shape of GPT-2, saved by transformers."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     monkeypatch.chdir(tmp_path)
-    Path("recipes").symlink_to(repository / "recipes")
     byte_tokenizer.save(Path("bytes"))
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=byte_tokenizer.vocab_size, n_embd=32, n_layer=1, n_head=2, n_positions=512)
@@ -47,7 +46,7 @@ def typed(line: str) -> None:
 
 
 def rows(run: str, key: str) -> list[float]:
-    return [row[key] for row in runs.read_rows(Path(run) / "metrics.jsonl") if key in row]
+    return [row[key] for row in files.read_rows(Path(run) / "metrics.jsonl") if key in row]
 
 
 def parquet(path: str, texts: list[str]) -> None:
@@ -59,7 +58,7 @@ def test_000_gluept(here, texts, name):
     """Subsets of Parquet, pretraining with all its checkpoints, a campaign of one task, pictures, the zip."""
     for subset in range(2):
         parquet(f"{subset:04}.parquet", texts[subset::2])
-    recipe = f"recipes/gluept-{name}.toml"
+    recipe = f"gluept-{name}"
     typed(
         f"prepare {recipe} --sources 0000.parquet 0001.parquet --tokenizer bytes --limit 60 "
         "--val-fraction 0.1 --workers 1"
@@ -71,10 +70,10 @@ def test_000_gluept(here, texts, name):
     typed(f"pretrain {recipe} {sizes} {counts}")
     run = f"runs/gluept-{name}"
     assert rows(run, "val_loss")[-1] < rows(run, "val_loss")[0]
-    kept = [round(2 * one.epoch) / 2 for one in runs.checkpoints(Path(run)) if one.kept]
+    kept = [round(2 * one.epoch) / 2 for one in runs.Run(Path(run)).checkpoints() if one.kept]
     assert kept == ([0, 0.5, 1, 2, 3] if name == "small" else [0, 1, 2, 3])
     if frozen:
-        model, base = (checkpoint.load(checkpoint.resolve(one)) for one in (run, "small-gpt2"))
+        model, base = (checkpoint.load(checkpoint.find_checkpoint(one)) for one in (run, "small-gpt2"))
         assert torch.equal(model.transformer.wte.weight[:257], base.transformer.wte.weight[:257])
     official.write(Path("GLUE"), ("wnli",), whole=True)
     few = "--model small-gpt2 --tasks wnli --data GLUE --wnli.tries 1 --wnli.epochs 0.05 --wnli.eval-every 0"
@@ -91,7 +90,7 @@ def test_001_dalpino(here, texts, capsys):
     parquet("openwebtext.parquet", texts)
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("A note of mine. " * 50)
-    recipe = "recipes/dalpino-pretrain.toml"
+    recipe = "dalpino-pretrain"
     typed(
         f"prepare {recipe} --sources openwebtext.parquet mine --weights 1 4 --tokenizer bytes --val-fraction 0.1"
     )
@@ -103,9 +102,9 @@ def test_001_dalpino(here, texts, capsys):
     assert set(rows("runs/dalpino", "lr")) == {5e-4}
     asked = [{"instruction": f"Count to {n}.", "input": "", "output": str(n)} for n in range(60)]
     Path("alpaca.json").write_text(json.dumps(asked))
-    lora = "--data alpaca.json --batch 8 --train.epochs 1 --responses 2 --answer-tokens 8"
-    typed(f"finetune recipes/dalpino-lora.toml --model runs/dalpino {lora}")
-    folder = checkpoint.resolve("runs/dalpino-lora")
+    lora = "--data alpaca.json --batch-examples 8 --train.epochs 1 --n-responses 2 --max-response-tokens 8"
+    typed(f"finetune dalpino-lora --model runs/dalpino {lora}")
+    folder = checkpoint.find_checkpoint("runs/dalpino-lora")
     adapter = json.loads((folder / "adapter_config.json").read_text())
     assert (adapter["r"], adapter["lora_alpha"]) == (8, 16)  # their 2.0 is not divided by the rank, PEFT's is
     capsys.readouterr()
@@ -116,7 +115,7 @@ def test_001_dalpino(here, texts, capsys):
 def test_002_susac(here, shared_data, capsys):
     """From a folder of transformers: real messages and real instructions, answers, a judge, both modes of the page."""
     spam = f"--model small-gpt2 --data {shared_data}/sms_spam/SMSSpamCollection --max-tokens 128"
-    typed(f"finetune recipes/spam-gpt2.toml {spam} --train.epochs 0.3 --eval.every 0")
+    typed(f"finetune spam-gpt2 {spam} --train.epochs 0.3 --eval.every 0")
     result = json.loads(Path("runs/spam-gpt2/results/classify-test.json").read_text())
     assert result["scores"]["last"]["n"] == 300  # of 747 + 747, as there
     short = [
@@ -125,8 +124,8 @@ def test_002_susac(here, shared_data, capsys):
         if len(row["instruction"] + row["input"] + row["output"]) < 200
     ]
     Path("alpaca.json").write_text(json.dumps(short[:100]))
-    few = "--limit 100 --train.epochs 0.2 --responses 4 --answer-tokens 8 --eval.every 0"
-    typed(f"finetune recipes/alpaca-gpt2.toml --model small-gpt2 --data alpaca.json {few}")
+    few = "--limit 100 --train.epochs 0.2 --n-responses 4 --max-response-tokens 8 --eval.every 0"
+    typed(f"finetune alpaca-gpt2 --model small-gpt2 --data alpaca.json {few}")
     answers = json.loads(Path("runs/alpaca-gpt2/results/responses.json").read_text())
     assert len(answers) == 4
     with serving(Judge(lambda prompt: "70")) as url:
@@ -139,9 +138,9 @@ def _two_modes(instruct: str, spam: str) -> None:
     """What the page asks for its modes Instruct and Classify."""
     from fastapi.testclient import TestClient
 
-    from gptworks.serve import models
-    from gptworks.serve.app import create_app
-    from gptworks.serve.settings import ServeSettings
+    from gptworks.serving import models
+    from gptworks.serving.server import create_app
+    from gptworks.serving.settings import ServeSettings
 
     settings = ServeSettings()
     with TestClient(
@@ -163,7 +162,7 @@ def test_003_gpt_alpha(here, texts, shared_data, capsys):
     """Its own tokenizer, small shards, HellaSwag and samples on the way, the report with its lines, export, text."""
     parquet("fineweb.parquet", texts)
     typed("tokenizer train --sources fineweb.parquet --pattern gpt4 --vocab-size 600 --out bpe")
-    recipe = "recipes/gpt-alpha-124m.toml"
+    recipe = "gpt-alpha-124m"
     small = "--tokenizer bpe --shard-tokens 20000 --val-fraction 0.1"
     typed(f"prepare {recipe} --sources fineweb.parquet {small}")
     assert len(list(Path("data/fineweb-edu-10bt").glob("train-*.bin"))) > 1
@@ -193,7 +192,7 @@ def test_003_gpt_alpha(here, texts, shared_data, capsys):
         AutoModelForCausalLM.from_pretrained("exported"),
         AutoTokenizer.from_pretrained("exported"),
     )
-    ours = checkpoint.load(checkpoint.resolve(run)).eval()
+    ours = checkpoint.load(checkpoint.find_checkpoint(run)).eval()
     ids = torch.tensor([tokenizer.encode("Once upon a time,")])
     with torch.no_grad():
         assert torch.allclose(ours.logits(ours(ids)), model(ids).logits, rtol=0, atol=1e-4)

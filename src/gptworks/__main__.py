@@ -6,7 +6,7 @@ from gptworks.cli import main
 
 if __name__ == "__main__":
     status = main()
-    world = sys.modules.get("gptworks.world")  # which imports torch: not for --help
+    world = sys.modules.get("gptworks.processes")  # which imports torch: not for --help
     if world is not None:
-        world.leave(status)
+        world.exit_process(status)
     raise SystemExit(status)

@@ -1,8 +1,8 @@
-"""`gptworks VERB ...`: the table of verbs, and how flags are laid over a recipe file.
+"""`gptworks VERB ...`: the table of commands, and how flags are laid over a recipe file.
 
-A verb is a function in commands/, imported when it is asked for (so `--help` is instant); its parameters and
-the dataclasses of recipe.py are its flags. A TOML file given first fills them in, and flags beat it. A
-UserError, or anything cyclopts refuses, becomes one line on stderr and exit status 2.
+A command is a function in commands/, imported when it is needed (so `--help` is instant). Its parameters and the
+dataclasses of recipe.py are its flags. A recipe (a path, or the name of one that comes with gptworks) fills in what
+flags leave unset. A UserError, or anything cyclopts rejects, becomes one line on stderr and exit status 2.
 """
 
 import errno
@@ -15,13 +15,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter
 
-from gptworks import __version__
+from gptworks import __version__, packaged
 from gptworks.errors import ConfigError, UserError
-from gptworks.recipefile import layer, one_line, tables
+from gptworks.recipefile import Tables, is_integer, layer, one_line, tables, under
+from gptworks.threads import share_cores
 
-FLAT = {
+OWN_TABLE = {
     "prepare": "prepare",
     "tokenizer train": "bpe",
     "finetune classify": "classify",
@@ -29,29 +30,30 @@ FLAT = {
     "evaluate": "evaluate",
     "glue": "glue",
 }
-"""Verbs whose own table is written without its prefix: `prepare --sources`, not `prepare --prepare.sources`."""
+"""Commands whose own table is written without its prefix: `prepare --sources`, not `prepare --prepare.sources`."""
 
 MAKES = {"prepare": "data", "tokenizer train": "tokenizer"}
-"""The recipe field that names what a verb makes, its --out. (A recipe's own `out` is its run.)"""
+"""The recipe field that names a command's output, its --out. (A recipe's own `out` is its run.)"""
+
+TAKE_RECIPES = (*OWN_TABLE, "pretrain", "plan")
 
 SHARED = {"pretrain", "finetune", "glue"}
-"""Verbs whose work torchrun's processes share, or that have a word to say to it; of others the first does all."""
+"""Commands that torchrun's processes share, or that refuse torchrun. All others run on the first process only."""
 
-ADAPTING = {"optim": {"lr": 5e-4}}
-"""Of fine-tuning with adapters, which start at nothing, where nobody says otherwise."""
-
-LIFE, CARE = Group("The life of a model", sort_key=1), Group("Looking around", sort_key=2)
+LIFE, TOOLS = Group("The life of a model", sort_key=1), Group("Tools", sort_key=2)
 
 
-def build() -> App:
-    """The command line. Verbs are named here and imported when used."""
+def build(*, for_help: bool = False) -> App:
+    """The command line. Commands are named here and imported when used. Help hides the `--x.empty-y` switches."""
     app = App(
         name="gptworks",
         version=__version__,
-        help="A GPT's whole life on the hardware you have: text, tokenizer, pretraining, generation.\n\n"
-        "Every verb takes flags, and most a recipe: `gptworks pretrain recipes/tiny-shakespeare.toml --optim.lr 1e-3`.",
-        default_parameter=Parameter(consume_multiple=True, allow_repeating=True),
-        help_format="plaintext",  # Markdown's reader takes a tenth of a second to import; verbs have texts that need it
+        help="Take a GPT through its whole life on your hardware: text, tokenizer, training, evaluation, chat.\n\n"
+        "Most commands take a recipe and flags: `gptworks pretrain tiny-shakespeare --optim.lr 1e-3`.",
+        default_parameter=Parameter(
+            consume_multiple=True, allow_repeating=True, negative_iterable=() if for_help else None
+        ),
+        help_format="plaintext",  # the Markdown reader takes 0.1 s to import; only commands whose help needs it use it
         result_action="return_value",
     )
     order = itertools.count()
@@ -63,53 +65,55 @@ def build() -> App:
         name = name.replace("_", "-")
         to.command(path, name=name, help=summary, group=group, sort_key=next(order), help_format="markdown")
 
-    verb(app, "quickstart:quickstart", "Train a small GPT on this Python's own source, in three minutes.")
-    app.command(tokenizer)
-    verb(tokenizer, "tokenizer:train", "Train a byte-level BPE tokenizer on your texts.")
-    verb(app, "prepare:prepare", "Turn texts into a Dataset: tokens ready to train on.")
     verb(
-        app, "pretrain:pretrain", "Train a GPT on a Dataset. Interrupt it anywhere; --resume goes on exactly."
+        app, "quickstart:quickstart", "Train a small GPT on this Python's own source code, in three minutes."
     )
-    finetune = App(
-        name="finetune", help="Teach a GPT a task, from examples.", group=LIFE, sort_key=next(order)
-    )
-    app.command(finetune)
-    verb(finetune, "finetune:classify", "Teach a GPT to name a text's class, from examples.")
-    verb(finetune, "instruct:instruct", "Teach a GPT to answer, from instructions or conversations.")
-    verb(app, "classify:classify", "Say the class of texts, with a fine-tuned classifier.")
-    verb(app, "merge:merge", "Fold a LoRA adapter into the weights.")
-    verb(app, "evaluate:evaluate", "Measure models: perplexity, multiple choice, lm-evaluation-harness.")
-    nine = "Fine-tune models on GLUE's nine tasks; submit and draw what came out."
-    app.command("gptworks.commands.glue:app", name="glue", help=nine, group=LIFE, sort_key=next(order))
-    verb(app, "generate:generate", "Continue a prompt with a trained model.")
-    verb(app, "chat:chat", "Talk to a model in the terminal.")
-    verb(app, "serve:serve", "Serve models: an OpenAI-compatible API, and a page to try them out.")
-    verb(app, "export:export", "Write a model for llama.cpp and Ollama, ONNX Runtime, or transformers.")
-    verb(app, "push:push", "Publish a model on the Hugging Face Hub, with a card of what is known of it.")
-    verb(app, "judge:judge", "Let another model score a run's answers, or compare them with others.", CARE)
+    app.command(tokenizer)
+    verb(tokenizer, "tokenizer:train", "Train a byte-level BPE tokenizer on your text.")
+    verb(app, "prepare:prepare", "Turn text into a Dataset: tokens ready to train on.")
     verb(
         app,
-        "plan:plan",
-        "Say whether a recipe fits and how long it takes; or choose a model for --hours.",
-        CARE,
+        "pretrain:pretrain",
+        "Train a GPT on a Dataset. Interrupt it anytime; --resume continues exactly.",
     )
-    verb(app, "doctor:doctor", "Say what this machine has, what runs fast on it, and what would help.", CARE)
-    verb(app, "report:report", "Show what runs did on one page: curves, scores, samples, recipe.", CARE)
-    verb(app, "import_config:import_config", "Turn algrshn/gpt-pytorch's config.txt into a recipe.", CARE)
-    verb(app, "inspect:inspect", "Say what a Dataset, Run, Checkpoint or MODEL is.", CARE)
+    finetune = App(name="finetune", help="Fine-tune a GPT on examples.", group=LIFE, sort_key=next(order))
+    app.command(finetune)
+    verb(finetune, "finetune:classify", "Fine-tune a GPT to classify text or to predict a number.")
+    verb(finetune, "instruct:instruct", "Fine-tune a GPT to follow instructions.")
+    verb(app, "classify:classify", "Classify text with a fine-tuned classifier.")
+    verb(app, "merge:merge", "Merge a LoRA adapter into the weights.")
+    verb(app, "evaluate:evaluate", "Evaluate models: perplexity, multiple choice, lm-evaluation-harness.")
+    nine = "Fine-tune models on GLUE's nine tasks; submit and plot the results."
+    app.command("gptworks.commands.glue:app", name="glue", help=nine, group=LIFE, sort_key=next(order))
+    verb(app, "generate:generate", "Continue a prompt with a trained model.")
+    verb(app, "chat:chat", "Chat with a model in the terminal.")
+    verb(app, "serve:serve", "Serve models: an OpenAI-compatible API and a playground in the browser.")
+    verb(app, "export:export", "Convert a model for llama.cpp and Ollama, ONNX Runtime, or transformers.")
+    verb(app, "push:push", "Publish a model on the Hugging Face Hub, with a model card.")
+    listing = "List the recipes that come with gptworks, show one, or upgrade an old file."
+    app.command(
+        "gptworks.commands.recipes:app", name="recipes", help=listing, group=TOOLS, sort_key=next(order)
+    )
+    verb(app, "judge:judge", "Let another model score a run's answers, or compare them with others.", TOOLS)
+    verb(app, "plan:plan", "Estimate memory and time of a recipe, or choose a model for --hours.", TOOLS)
+    verb(
+        app, "doctor:doctor", "Show what this machine has, what runs fast on it, and what would help.", TOOLS
+    )
+    verb(app, "report:report", "Show runs on one page: curves, scores, samples, recipe.", TOOLS)
+    verb(app, "import_config:import_config", "Convert algrshn/gpt-pytorch's config.txt to a recipe.", TOOLS)
+    verb(app, "inspect:inspect", "Describe a Dataset, Run, Checkpoint or MODEL.", TOOLS)
     return app
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line and return its exit status: 0, or 2 when the person must change something."""
+    """Run one command line and return its exit status: 0, or 2 if the user must change something."""
     argv = sys.argv[1:] if argv is None else argv
     share_cores()
     for out in (sys.stdout, sys.stderr):
         if isinstance(out, io.TextIOWrapper) and out in (sys.__stdout__, sys.__stderr__):
-            out.reconfigure(errors="replace")  # a sample may hold what this console cannot show
-    app = build()
+            out.reconfigure(errors="replace")  # a sample may contain characters that this console cannot show
     try:
-        _run(app, argv)
+        _run(build(for_help=bool({"--help", "-h"} & set(argv))), argv)
     except CycloptsError as error:
         return _refuse(one_line(error))
     except UserError as error:
@@ -127,29 +131,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(app: App, argv: list[str]) -> None:
-    tokens, file, app.config = _layers(app, argv)
-    command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    if (late := bound.arguments.get("recipe", file)) != file:
-        raise ConfigError(
-            f"{late} comes too late: a recipe stands before all flags, `gptworks VERB {late} --...`"
-        )
-    # RANK alone says little: a cluster may set it for a whole machine, and a person types commands there as well.
+    layers = Layers()
+    app.config = [layers]
+    argv = _without_prefix(_with_task(argv))
+    command, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
+    if "given" in inspect.signature(command).parameters:
+        bound.arguments["given"] = layers.given
+    # RANK alone says little: a cluster may set it for a whole machine, and people type commands there as well.
     first = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
-    if first or not tokens or tokens[0] in SHARED:
+    if first or not argv or argv[0] in SHARED:
         command(*bound.args, **bound.kwargs)
-
-
-def share_cores() -> None:
-    """Let threads that wait for each other sleep soon, before torch starts them.
-
-    They spin by default: beside any other busy program, training on a CPU is then 5 times slower than need be, and 20
-    times at worst. A person's own setting counts.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault(
-            "GOMP_SPINCOUNT", "10000"
-        )  # GNU's: first as long as Python is between two products
 
 
 def _refuse(message: str, status: int = 2) -> int:
@@ -158,106 +149,124 @@ def _refuse(message: str, status: int = 2) -> int:
 
 
 def _system(error: OSError) -> str:
-    """What the operating system refused, and of which file."""
+    """What the operating system refused, and for which file."""
     words = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-    return f"{words}; free some space and go on with --resume" if error.errno == errno.ENOSPC else words
+    return f"{words}; free some space and continue with --resume" if error.errno == errno.ENOSPC else words
 
 
-def _layers(app: App, argv: list[str]) -> tuple[list[str], Path | None, list[Any]]:
-    """The command line without prefixes a verb does not need, the recipe on it, and what to lay under its flags."""
-    if argv[:1] == ["finetune"] and len(argv) > 1 and argv[1].endswith(".toml"):
-        argv = ["finetune", _task(Path(argv[1])), *argv[1:]]
-    words = []
-    for word in argv[:2]:
-        if word.startswith("-"):
-            break
-        words.append(word)
-    takers = (*FLAT, "pretrain", "plan")
-    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in takers), None)
-    if name is None or (name == "glue" and len(words) > 1 and not words[1].endswith(".toml")):
-        return argv, None, []  # `glue submit` and such take no recipe
-    head, rest = argv[: name.count(" ") + 1], argv[name.count(" ") + 1 :]
-    if name in FLAT:
-        rest = [re.sub(rf"^--{FLAT[name]}\.", "--", word) for word in rest]
-    file = Path(rest[0]) if rest and not rest[0].startswith("-") else None
-    if name == "evaluate" and file is not None and file.suffix != ".toml":  # a MODEL
-        file = None
-    under = _recipe_of_run(rest) if file is None and "--resume" in rest else file
-    given = _without_beaten(tables(under), rest) if under else {}
-    if name == "glue":
-        given = _without_beaten_tasks(given, rest)
-    flags = {word.partition("=")[0] for word in rest}
-    if name == "glue" and under and ("--checkpoints" in flags or not {"--model", "--run"} & flags):
-        given = _with_run(given)
-    layers = [layer(_fit(name, given, app), under, name)] if under else []
-    adapts = any(word.startswith("--lora.") for word in rest) or given.get("lora", {}).get("rank", 0)
-    if name.startswith("finetune") and adapts:
-        layers.append(layer(ADAPTING, Path("defaults"), name))
-    return [*head, *rest], file, layers
+class Layers:
+    """A cyclopts source that lays the recipe and the command's defaults under the flags."""
+
+    def __init__(self) -> None:
+        self.given: frozenset[str] = frozenset()
+        """Dotted names of the options that the command line sets: `optim.lr`."""
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        """Fill in what the command line leaves unset.
+
+        Raises:
+            ConfigError: the recipe does not exist or is not valid.
+        """
+        given = {
+            argument.name.lstrip("-").replace("-", "_"): argument for argument in arguments if argument.tokens
+        }
+        for argument in given.values():
+            _check_integer(argument)
+        self.given = frozenset(given)
+        verb = " ".join(commands)
+        if verb not in TAKE_RECIPES:
+            return
+        values = {name: argument.tokens[0].value for name, argument in given.items()}
+        file = _recipe_file(verb, arguments, values)
+        read = tables(file) if file else {}
+        if verb == "glue" and file and ("checkpoints" in given or not {"model", "run"} & given.keys()):
+            read = _with_run(read)
+        below = _fit(verb, under(verb, read, given, values.get("lora.rank")), arguments)
+        if below:
+            layer(below, str(file or "the defaults"), verb)(app, commands, arguments)
 
 
-def _with_run(given: dict[str, Any]) -> dict[str, Any]:
-    """`glue RECIPE` measures the run that the same recipe pretrains, beside the models it names.
+def _check_integer(argument: Any) -> None:
+    """Refuse 2.5 where an integer is due; cyclopts would round it."""
+    for token in argument.tokens:
+        if is_integer(argument.hint) and re.fullmatch(r"[+-]?\d*\.\d*[1-9]\d*", token.value or ""):
+            raise ConfigError(f"{argument.name} {token.value} must be a whole number")
 
-    `--model` takes the place of both, unless `--checkpoints` says which of the run's are meant.
+
+def _recipe_file(verb: str, arguments: ArgumentCollection, values: dict[str, str]) -> Path | None:
+    """The recipe that a command line names; with `--out RUN --resume` alone, the one that the run saved."""
+    named = next((argument.tokens[0].value for argument in arguments if _is_recipe(argument)), None)
+    if named is None and verb == "evaluate":  # its positional arguments are models
+        models = next(argument for argument in arguments if argument.field_info.name == "models")
+        named = next((token.value for token in models.tokens[:1] if token.value.endswith(".toml")), None)
+    if named is not None:
+        return packaged.find(named)
+    if "resume" in values and "out" in values and (saved := Path(values["out"]) / "recipe.toml").is_file():
+        return saved
+    return None
+
+
+def _is_recipe(argument: Any) -> bool:
+    return argument.field_info.name == "recipe" and bool(argument.tokens)
+
+
+def _with_run(read: Tables) -> Tables:
+    """`glue RECIPE` evaluates the run that the same recipe pretrains, beside the models it names.
+
+    `--model` replaces both, unless `--checkpoints` says which of the run's checkpoints are meant.
     """
-    return given | {"glue": {"run": given["out"]} | given.get("glue", {})} if "out" in given else given
+    return read | {"glue": {"run": read["out"]} | read.get("glue", {})} if "out" in read else read
 
 
-def _without_beaten(given: dict[str, Any], rest: list[str]) -> dict[str, Any]:
-    """The file without how long to train, where a flag says it in the other way: a flag beats the file."""
-    flags = {word.partition("=")[0].replace("_", "-") for word in rest}
-    for flag, beaten in (("--train.max-steps", "epochs"), ("--train.epochs", "max_steps")):
-        if flag in flags and beaten in given.get("train", {}):
-            given = given | {"train": {key: item for key, item in given["train"].items() if key != beaten}}
-    return given
-
-
-def _without_beaten_tasks(given: dict[str, Any], rest: list[str]) -> dict[str, Any]:
-    """The tables of GLUE's tasks without what a flag says of all tasks: a flag beats the file."""
-    flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in rest}
-    tasks = {
-        name: {key: value for key, value in item.items() if key not in flags}
-        for name, item in given.get("glue", {}).items()
-        if isinstance(item, dict)
-    }
-    return given | {"glue": given["glue"] | tasks} if tasks else given
-
-
-def _task(file: Path) -> str:
-    """`finetune RECIPE` does what the recipe has a table for."""
-    found = [task for task in ("classify", "instruct") if task in tables(file)]
+def _with_task(argv: list[str]) -> list[str]:
+    """`finetune RECIPE` as `finetune TASK RECIPE`: the task is the recipe's table."""
+    if (
+        argv[:1] != ["finetune"]
+        or len(argv) < 2
+        or argv[1].startswith("-")
+        or argv[1] in {"classify", "instruct"}
+    ):
+        return argv
+    try:
+        file = packaged.find(argv[1])
+        read = tables(file)
+    except ConfigError:
+        if not argv[1].endswith(".toml"):
+            return argv  # a mistyped task: cyclopts lists the valid ones
+        raise
+    found = [task for task in ("classify", "instruct") if task in read]
     if len(found) != 1:
-        have = "the tables [classify] and" if found else "no table [classify] or"
-        raise ConfigError(f"{file} has {have} [instruct], so what to fine-tune for is not said")
-    return found[0]
+        have = "both tables [classify] and" if found else "neither table [classify] nor"
+        raise ConfigError(
+            f"{file} has {have} [instruct]; run `gptworks finetune classify` or `instruct` with it"
+        )
+    return ["finetune", found[0], *argv[1:]]
 
 
-def _recipe_of_run(rest: list[str]) -> Path | None:
-    """`--out RUN --resume` alone goes on with the recipe the run began with."""
-    out = next((rest[i + 1] for i, word in enumerate(rest[:-1]) if word == "--out"), None)
-    out = out or next((word.split("=", 1)[1] for word in rest if word.startswith("--out=")), None)
-    saved = Path(out) / "recipe.toml" if out else None
-    return saved if saved and saved.is_file() else None
+def _without_prefix(argv: list[str]) -> list[str]:
+    """The command line with the prefix of a command's own table removed: `prepare --prepare.sources` works as well."""
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv[:2]))
+    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in OWN_TABLE), None)
+    if name is None:
+        return argv
+    return [re.sub(rf"^--{OWN_TABLE[name]}\.", "--", word) for word in argv]
 
 
-def _fit(name: str, given: dict[str, Any], app: App) -> dict[str, Any]:
-    """The tables as this verb's parameters: its own table flattened, renamed fields renamed, others left out."""
-    command = app
-    for word in name.split():
-        command = command[word]
-    wanted = inspect.signature(command.default_command).parameters  # type: ignore[arg-type]
-    if name.startswith("finetune"):  # has no [model] table; its --model is the recipe's base
-        given = {key: value for key, value in given.items() if key != "model"}
-        given |= {"model": given["base"]} if "base" in given else {}
-    if name in {"evaluate", "plan"}:  # their --out is a file, a recipe's is a run
-        given = {key: value for key, value in given.items() if key != "out"}
-    fitted = {key: value for key, value in given.items() if key in wanted}
-    if name in MAKES:
-        made = given.get(MAKES[name], "")
-        fitted.pop(MAKES[name], None)
-        fitted["out"] = made if name == "prepare" or "/" in made else ""  # `gpt2` names no folder of ours
+def _fit(verb: str, read: Tables, arguments: ArgumentCollection) -> Tables:
+    """Tables as a command's parameters: its own table flattened, renamed fields renamed, foreign tables removed."""
+    wanted = {argument.field_info.name for argument in arguments if len(argument.keys) == 0}
+    if verb.startswith("finetune"):  # it has no [model] table; its --model is the recipe's base
+        read = {key: value for key, value in read.items() if key != "model"}
+        read |= {"model": read["base"]} if "base" in read else {}
+    if verb in {"evaluate", "plan"}:  # their --out is a file; a recipe's is a run
+        read = {key: value for key, value in read.items() if key != "out"}
+    own = OWN_TABLE.get(verb)
+    fitted = {key: value for key, value in read.items() if key in wanted and key != own}
+    if verb in MAKES:
+        made = read.get(MAKES[verb], "")
+        fitted.pop(MAKES[verb], None)
+        fitted["out"] = (
+            made if verb == "prepare" or "/" in made else ""
+        )  # `gpt2` does not name a folder of ours
         fitted = {key: value for key, value in fitted.items() if value != ""}
-    if name in FLAT:
-        fitted |= fitted.pop(FLAT[name], {})
-    return fitted
+    return fitted | read.get(own or "", {})

@@ -1,12 +1,12 @@
-"""The errors a person can cause. Everything else is a bug and may crash with a traceback.
+"""The errors that a user can cause. Anything else is a bug and may end in a traceback.
 
-The command line prints the message alone, on one line, and exits with status 2. So a message names the
-thing, the value it had, and the way out, in the person's own spelling (`--optim.lr`, not `config.lr`).
+The command line prints the message on one line and exits with status 2. A message therefore names the thing, its value
+and the way out, in the user's spelling (`--optim.lr`, not `config.lr`).
 """
 
 
 class UserError(Exception):
-    """Bad input: the person must change something."""
+    """The user must change something."""
 
 
 class ConfigError(UserError):
@@ -14,7 +14,7 @@ class ConfigError(UserError):
 
 
 class InUseError(ConfigError):
-    """Another process works in the folder."""
+    """Another process is using the folder."""
 
 
 class DataError(UserError):
@@ -22,8 +22,8 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A model or checkpoint is missing, incomplete, or does not fit what is asked of it."""
+    """A model or checkpoint is missing, incomplete, or does not support the requested operation."""
 
 
 class ResourceError(UserError):
-    """The machine has too little memory, disk or time for what is asked of it."""
+    """The machine has too little memory, disk space or time."""

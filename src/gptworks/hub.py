@@ -1,69 +1,71 @@
-"""What the Hugging Face Hub's refusals mean, and what a person can do about them.
+"""Turn errors from the Hugging Face Hub into one line that says what to do.
 
-Its libraries raise their own types, wrap each other's, and change both from version to version; so an error is known by
-the names and the HTTP status found along its causes.
+The Hub's libraries raise their own error types, wrap each other's, and change both between versions. So an error is
+recognized by the type names, messages and HTTP status along its chain of causes.
 """
 
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from gptworks.wording import first_line
+from gptworks.messages import first_line
 
-TOKENS = "https://huggingface.co/settings/tokens"
+TOKENS_URL = "https://huggingface.co/settings/tokens"
 
-AWAY = {
+UNREACHABLE = {
     "CloseError", "ConnectError", "ConnectTimeout", "ConnectionError", "LocalEntryNotFoundError", "NetworkError",
     "OfflineModeIsEnabled", "PoolTimeout", "ReadError", "ReadTimeout", "RemoteProtocolError", "ServerDisconnectedError",
     "Timeout", "TimeoutError", "WriteTimeout",
 }  # fmt: skip
-"""Of httpx, requests, aiohttp and the Hub's own: nobody answered, or not to the end."""
+"""Error types of httpx, requests, aiohttp and huggingface_hub for a server that does not answer completely."""
 
 
-def meaning(error: BaseException, name: str, kind: Literal["dataset", "model"]) -> str:
-    """What an error says of repository `name`, in a line that ends with what to do."""
+def explain_error(error: BaseException, name: str, kind: Literal["dataset", "model"]) -> str:
+    """Explain an error about repository `name` in one line that ends with what to do."""
     chain = list(_chain(error))
-    types = {type(one).__name__ for one in chain}
-    said = " ".join(" ".join(str(one) for one in chain).split())
+    types = {type(cause).__name__ for cause in chain}
+    text = " ".join(" ".join(str(cause) for cause in chain).split())
     status = next(filter(None, map(_status, chain)), None)
-    if "GatedRepoError" in types or "is a gated dataset" in said:
+    if "GatedRepoError" in types or "is a gated dataset" in text:
         page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
-        return f"it is gated: accept its terms at {page}, then set HF_TOKEN (a token is made at {TOKENS})"
-    if "Invalid credentials" in said:
-        return f"the Hub does not accept this token: make another at {TOKENS} and set HF_TOKEN, or set none"
-    if "RevisionNotFoundError" in types or (said.startswith("Revision ") and "doesn't exist" in said):
-        return "there is no such revision of it; without @REVISION the newest is taken"
+        return f"access to it is gated: accept its terms at {page}, then set HF_TOKEN (create one at {TOKENS_URL})"
+    if "Invalid credentials" in text:
+        return f"the Hub does not accept this token: create another at {TOKENS_URL} and set HF_TOKEN, or unset it"
+    if "RevisionNotFoundError" in types or (text.startswith("Revision ") and "doesn't exist" in text):
+        return "there is no such revision of it; leave out @REVISION for the newest"
     if types & {"RepositoryNotFoundError", "DatasetNotFoundError"}:
         return f"there is no such {kind} on the Hugging Face Hub: check OWNER/NAME; if it is private, set HF_TOKEN"
-    if "Dataset scripts are no longer supported" in said:
-        return f"it is a program, which is not run; the Hub's own copy may do: hf:{name}@refs/convert/parquet"
-    if "available configs:" in said:
-        configs = said.partition("available configs:")[2].partition("]")[0]
-        return f"it has several configurations, so name one, hf:{name}:CONFIG, of{configs}]"
-    return _by_status(status) or _away(chain, types) or first_line(error)
+    if "Dataset scripts are no longer supported" in text:
+        return f"it is a script, which gptworks does not run; try the Hub's own copy: hf:{name}@refs/convert/parquet"
+    if "available configs:" in text:
+        configs = text.partition("available configs:")[2].partition("]")[0].strip()
+        return f"it has several configurations; name one as hf:{name}:CONFIG, out of {configs}]"
+    return _explain_status(status) or _explain_unreachable(chain, types) or first_line(error)
 
 
-def _by_status(status: int | None) -> str:
+def _explain_status(status: int | None) -> str:
     if status == 403:
-        return f"the Hub does not let this token read it (403): give the token the right to at {TOKENS}"
+        return f"the Hub does not let this token read it (403): give the token read access at {TOKENS_URL}"
     if status == 429:
         return (
-            "the Hub has had too many requests from here (429): wait some minutes and give the same command again; "
-            "with HF_TOKEN set it allows more"
+            "the Hub has received too many requests from this address (429): wait a few minutes and run the same "
+            "command again; with HF_TOKEN set, the limit is higher"
         )
     if status is not None and status >= 500:
-        return f"the Hub is out of order ({status}): give the same command again later"
+        return f"the Hub has a server error ({status}): run the same command again later"
     return ""
 
 
-def _away(chain: list[BaseException], types: set[str]) -> str:
-    if not types & AWAY and not any(isinstance(one, ConnectionError | TimeoutError) for one in chain):
+def _explain_unreachable(chain: list[BaseException], types: set[str]) -> str:
+    if not types & UNREACHABLE and not any(
+        isinstance(cause, ConnectionError | TimeoutError) for cause in chain
+    ):
         return ""
     reason = first_line(chain[-1])
-    return f"the Hub cannot be reached ({reason}): look at the connection, and give the same command again"
+    return f"the Hub cannot be reached ({reason}): check the connection and run the same command again"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from, until nothing is new."""
+    """An error and its causes; stops at a cycle."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
@@ -72,6 +74,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status(error: Any) -> int | None:
-    """The HTTP status in an error of huggingface_hub and httpx, or of aiohttp."""
-    found = getattr(getattr(error, "response", None), "status_code", getattr(error, "status", None))
-    return found if isinstance(found, int) else None
+    """The HTTP status in an error of huggingface_hub, httpx or aiohttp."""
+    status = getattr(getattr(error, "response", None), "status_code", getattr(error, "status", None))
+    return status if isinstance(status, int) else None

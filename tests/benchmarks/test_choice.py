@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.evaluate.conftest import HELLASWAG
+from tests.evaluation.conftest import HELLASWAG
 
 
 @pytest.mark.slow  # lm-eval, in fresh interpreters

@@ -41,11 +41,11 @@ def test_ours_and_an_outsider_are_in_one_table(benchmark, tmp_path):
 def flops_per_token() -> int:
     """6N + 12LCT of the tiny size, N counted on the network itself: without the table of positions."""
     from gptworks.model.build import build
-    from gptworks.model.config import resolve
+    from gptworks.model.config import resolve_config
     from gptworks.recipe import ModelOptions
 
     shape = ModelOptions(n_layer=2, n_head=2, n_embd=32, context=32)
-    weights = dict(build(resolve(shape, 300), seed=0).named_parameters())
+    weights = dict(build(resolve_config(shape, 300), seed=0).named_parameters())
     padding = (-300 % 128) * 32
     n = sum(p.numel() for name, p in weights.items() if "wpe" not in name) - padding
     return 6 * n + 12 * 2 * 32 * 32

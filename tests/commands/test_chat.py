@@ -14,23 +14,27 @@ import pytest
 import torch
 
 from gptworks.cli import main
-from gptworks.generate import engine
-from gptworks.generate.conversation import Conversation
-from gptworks.generate.settings import GenerateSettings
+from gptworks.generation import engine
+from gptworks.generation.conversation import Conversation
+from gptworks.generation.requests import GenerateSettings
 from gptworks.model import checkpoint, classifier
 from gptworks.model.build import build
-from gptworks.model.config import resolve
+from gptworks.model.config import resolve_config
 from gptworks.recipe import ModelOptions
 from gptworks.text import templates
 from gptworks.text.templates import Chat, Message
+from tests import processes
 
-PIPE = ["--weights", "fp32", "--max-tokens", "12"]
+pytestmark = pytest.mark.e2e
+
+PIPE = ["--dtype", "fp32", "--max-tokens", "12"]
 
 
 def letters_only(tokenizer, context):
     """A model that says letters and blanks, whatever it is told, and never ends by itself."""
     network = build(
-        resolve(ModelOptions(n_layer=2, n_head=2, n_embd=32, context=context, init_std=0.3), 261), seed=0
+        resolve_config(ModelOptions(n_layer=2, n_head=2, n_embd=32, context=context, init_std=0.3), 261),
+        seed=0,
     )
     letters = [tokenizer.encode(letter)[0] for letter in "abcdefghijklmnopqrstuvwxyz "]
     with torch.no_grad():
@@ -45,7 +49,7 @@ def letters_only(tokenizer, context):
 def folders(byte_tokenizer, tmp_path_factory) -> dict[str, Path]:
     """Model folders: one that was taught to answer, one that was not."""
     place = tmp_path_factory.mktemp("chat")
-    taught = templates.adopt(byte_tokenizer, templates.find("chatml"), templates.ADDED["chatml"])
+    taught = templates.adopt(byte_tokenizer, templates.find("chatml"), templates.SPECIAL_TOKENS["chatml"])
     checkpoint.save(letters_only(taught, 256), place / "taught", taught)
     checkpoint.save(letters_only(taught, 20_000), place / "endless", taught)
     checkpoint.save(letters_only(byte_tokenizer, 256), place / "base", byte_tokenizer)
@@ -79,7 +83,7 @@ def test_a_line_of_a_pipe_is_a_turn_and_only_answers_are_printed(folders, monkey
     assert out == "".join(
         f"{said}\n" for said in answers(folders["taught"], ["Hi!", "Who are you?"], "Be brief.")
     )
-    assert err == "(cut off: max_tokens, or the context, is full)\n" * 2
+    assert err.count("max_tokens") == err.count("\n") == 2
 
 
 def test_reset_and_system_begin_anew(folders, monkeypatch, capsys):
@@ -116,7 +120,7 @@ def test_settings_change_what_is_said(folders, monkeypatch, capsys):
 
 def test_with_fewer_bits_it_answers_all_the_same(folders, monkeypatch, capsys):
     out, _ = piped(
-        monkeypatch, capsys, folders["taught"], ["/set repetition_penalty 1.1", "one"], "--weights", "int8"
+        monkeypatch, capsys, folders["taught"], ["/set repetition_penalty 1.1", "one"], "--dtype", "int8"
     )
     assert len(out.strip("\n")) == 12
 
@@ -146,13 +150,13 @@ def test_a_base_model_is_said_to_be_one_and_continues(folders, monkeypatch, caps
         for text, s in zip(["Once upon", "a time"], settings, strict=True)
     ]
     assert out.splitlines() == wanted
-    assert "is a base model: it continues what you type" in err
+    assert "is a base model" in err
 
 
 def test_a_full_context_drops_the_oldest_questions_and_says_so(folders, monkeypatch, capsys):
     questions = [f"{number} " + "x" * 60 for number in range(4)]
     out, err = piped(monkeypatch, capsys, folders["taught"], questions, "--system", "Stay.")
-    assert "(the context is full: 1 of the oldest questions and their answers are dropped)" in err
+    assert "the context is full" in err
     tokenizer = checkpoint.load_tokenizer(folders["taught"])
     said, talk = out.splitlines(), []
     for question, answer in zip(questions, said, strict=True):
@@ -171,29 +175,29 @@ def test_a_question_that_is_refused_is_not_part_of_the_conversation(folders):
     talk.ask("one", GenerateSettings())
     talk.answer("two")
     before = list(talk.messages)
-    with pytest.raises(Exception, match=r"this has \d+ tokens .* of 256 would leave less than 16"):
+    with pytest.raises(Exception, match=r"\d+ tokens .* 16 .* 256"):
         talk.ask("x" * 300, GenerateSettings())
     assert talk.messages == before
 
 
 def test_a_classifier_is_nobody_to_talk_to(folders, byte_tokenizer, tmp_path, capsys):
-    model = classifier.on(checkpoint.load(folders["base"]), ("ham", "spam"), seed=0)
+    model = classifier.with_head(checkpoint.load(folders["base"]), ("ham", "spam"), seed=0)
     classifier.save(model, tmp_path / "classifier", byte_tokenizer)
     assert main(["chat", str(tmp_path / "classifier")]) == 2
-    assert "ask it with gptworks classify" in capsys.readouterr().err
+    assert "gptworks classify" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("name", "lines", "more", "message"),
     [
-        ("taught", ["/regenerate"], [], "nothing was asked yet"),
+        ("taught", ["/regenerate"], [], "/regenerate"),
         ("taught", ["/set temperature -1"], [], "--temperature"),
-        ("taught", ["/set beams 3"], [], "beams is no setting"),
-        ("taught", ["/save"], [], "/save needs the name of a file"),
+        ("taught", ["/set beams 3"], [], "setting beams"),
+        ("taught", ["/save"], [], "/save"),
         ("taught", ["x" * 300], [], "shorten it"),
-        ("base", ["/system Be nice."], [], "a base model has no system text"),
-        ("base", [], ["--system", "Be nice."], "a base model has no system text"),
-        ("taught", [], ["--samples", "2"], "leave out --beams and --samples"),
+        ("base", ["/system Be nice."], [], "a base model"),
+        ("base", [], ["--system", "Be nice."], "a base model"),
+        ("taught", [], ["--samples", "2"], "--samples"),
     ],
 )
 def test_bad_input_from_a_pipe_ends_it_in_one_line(folders, monkeypatch, capsys, name, lines, more, message):
@@ -204,7 +208,7 @@ def test_bad_input_from_a_pipe_ends_it_in_one_line(folders, monkeypatch, capsys,
 
 def test_an_unknown_command_in_a_pipe_is_said_and_the_next_line_answered(folders, monkeypatch, capsys):
     out, err = piped(monkeypatch, capsys, folders["taught"], ["/rest", "hello"])
-    assert "/rest is no command; /help lists them" in err
+    assert "/rest" in err
     assert out.strip()
 
 
@@ -216,7 +220,7 @@ def test_a_question_that_fills_most_of_a_small_context_is_answered_with_what_is_
     out, err = piped(monkeypatch, capsys, folders["taught"], ["x" * (tokens - stood)])
     assert len(out.strip("\n")) == 12
     _, err = piped(monkeypatch, capsys, folders["taught"], ["x" * (256 - 8 - stood)], status=2)
-    assert "would leave less than 16 for an answer: shorten it" in err
+    assert "less than 16" in err
 
 
 class Terminal:
@@ -266,6 +270,7 @@ def _own_terminal() -> None:
     import fcntl
     import termios
 
+    processes.reset_signals()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C goes to whom the terminal belongs
 
 
@@ -273,7 +278,7 @@ def _own_terminal() -> None:
 def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(folders, tmp_path):
     terminal = Terminal(str(folders["endless"]))
     try:
-        assert "reads 20,000 tokens. When a conversation gets longer, its oldest" in terminal.wait_for("> ")
+        assert "20,000 tokens" in terminal.wait_for("> ")
         terminal.type("tell me\n")
         terminal.wait_for("tell me")
         time.sleep(1.0)
@@ -281,9 +286,9 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(folders, tmp_pa
         stopped = terminal.wait_for("> ")
         assert "(stopped)" in stopped
         terminal.interrupt()
-        assert "(Ctrl-D leaves)" in terminal.wait_for("> ")
+        assert "(Ctrl-D quits)" in terminal.wait_for("> ")
         terminal.type("/nonsense\n")
-        assert "/nonsense is no command" in terminal.wait_for("\n> ")
+        assert "unknown command /nonsense" in terminal.wait_for("\n> ")
         terminal.type("/set max_tokens 5\n")
         assert "(max_tokens is 5)" in terminal.wait_for("\n> ")
         terminal.type("two\\\nlines\n")
@@ -293,7 +298,7 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(folders, tmp_pa
         terminal.wait_for("(cut off")
         terminal.wait_for("> ")
         terminal.type(f"/save {tmp_path / 'talk.jsonl'}\n")
-        terminal.wait_for("(saved in")
+        terminal.wait_for("(saved to")
         terminal.wait_for("> ")
         terminal.type("\x04")
         assert terminal.process.wait(60) == 0

@@ -7,15 +7,17 @@ import sys
 
 import pytest
 
-from gptworks import runs
+from gptworks import files, runs
 from gptworks.cli import main
-from gptworks.evaluate.results import read
 from gptworks.model import checkpoint, classifier
 from gptworks.model.build import build
-from gptworks.model.config import resolve
+from gptworks.model.config import resolve_config
 from gptworks.recipe import ModelOptions
+from gptworks.results import read
 from tests import hub
-from tests.evaluate.conftest import HELLASWAG, LAMBADA, PIQA, write_rows
+from tests.evaluation.conftest import HELLASWAG, LAMBADA, PIQA, write_rows
+
+pytestmark = pytest.mark.e2e
 
 SHAPE = ModelOptions(n_layer=1, n_head=2, n_embd=16, context=128, init_std=0.3)
 
@@ -25,10 +27,10 @@ def place(tmp_path, monkeypatch, byte_tokenizer):
     """A folder with models, texts and evaluation sets."""
     monkeypatch.chdir(tmp_path)
     for name, seed in {"one": 0, "two": 1}.items():
-        model = build(resolve(SHAPE, byte_tokenizer.vocab_size), seed=seed)
+        model = build(resolve_config(SHAPE, byte_tokenizer.vocab_size), seed=seed)
         checkpoint.save(model, tmp_path / name, byte_tokenizer)
     other = byte_tokenizer.with_special_tokens(["<|more|>"])
-    checkpoint.save(build(resolve(SHAPE, other.vocab_size), seed=0), tmp_path / "other", other)
+    checkpoint.save(build(resolve_config(SHAPE, other.vocab_size), seed=0), tmp_path / "other", other)
     (tmp_path / "text.txt").write_text("One text to read. " * 30)
     write_rows(tmp_path / "hellaswag.jsonl", HELLASWAG)
     write_rows(tmp_path / "piqa.jsonl", PIQA)
@@ -41,40 +43,40 @@ def test_scores_say_what_they_are_and_accumulate(place, capsys):
     table = capsys.readouterr().out
     assert "hellaswag" in table
     assert " dev " in table
-    rows = read(place / "results.json")["rows"]
-    assert [row["metric"] for row in rows] == [
+    results = read(place / "results.json")
+    assert [result.metric for result in results] == [
         "perplexity",
         "bits_per_byte",
         "word_perplexity",
         "acc",
         "acc_norm",
     ]
-    for row in rows:
-        assert row["n"] > 0
-        assert row["definition"]
-        assert row["split"] in {"dev", "unknown"}
-        assert len(row["data_fingerprint"]) == len(row["model_fingerprint"]) == 64
-        assert row["versions"].keys() >= {"gptworks", "torch"}
-        assert row["standard_error"] is not None
+    for result in results:
+        assert result.n > 0
+        assert result.definition
+        assert result.split in {"dev", "unknown"}
+        assert len(result.data_fingerprint) == len(result.model_fingerprint) == 64
+        assert result.versions.keys() >= {"gptworks", "torch"}
+        assert result.standard_error is not None
     assert (
         main(["evaluate", "one", "--tasks", "piqa:piqa.jsonl", "--limit", "3", "--out", "results.json"]) == 0
     )
     assert main(["evaluate", "one", *tasks, "--out", "results.json"]) == 0  # the same again takes its place
-    rows = read(place / "results.json")["rows"]
-    assert len(rows) == 7
-    assert {row["limit"] for row in rows if row["task"] == "piqa"} == {3}
+    results = read(place / "results.json")
+    assert len(results) == 7
+    assert {result.limit for result in results if result.task == "piqa"} == {3}
 
 
 def test_a_file_alone_is_no_task(place, capsys):
     assert main(["evaluate", "one", "--tasks", "hellaswag", "hellaswag.jsonl"]) == 2
-    assert "write hellaswag:hellaswag.jsonl or perplexity:hellaswag.jsonl" in capsys.readouterr().err
+    assert "hellaswag:hellaswag.jsonl" in capsys.readouterr().err
 
 
 def test_a_classifier_is_not_scored_as_a_language_model(place, byte_tokenizer, capsys):
-    spam = classifier.on(checkpoint.load(place / "one"), ("ham", "spam"), seed=0)
+    spam = classifier.with_head(checkpoint.load(place / "one"), ("ham", "spam"), seed=0)
     classifier.save(spam, place / "spam", byte_tokenizer)
     assert main(["evaluate", "spam", "--tasks", "perplexity:text.txt", "--out", "results.json"]) == 2
-    assert "spam is a classifier, which says no more than classes" in capsys.readouterr().err
+    assert "spam is a classifier" in capsys.readouterr().err
     assert not (place / "results.json").exists()
 
 
@@ -83,10 +85,7 @@ def test_a_recipe_says_what_is_measured_and_flags_beat_it(place):
         'out = "run"\n[evaluate]\ntasks = ["piqa:piqa.jsonl"]\nlimit = 4\n[perplexity]\nstride = 3\n'
     )
     assert main(["evaluate", "r.toml", "one", "--limit", "2", "--out", "results.json"]) == 0
-    assert [(row["task"], row["limit"]) for row in read(place / "results.json")["rows"]] == [
-        ("piqa", 2),
-        ("piqa", 2),
-    ]
+    assert [(result.task, result.limit) for result in read(place / "results.json")] == [("piqa", 2)] * 2
     assert not (place / "run").exists()
 
 
@@ -101,62 +100,52 @@ def test_two_models_are_compared_on_the_same_examples(place, capsys):
         "--compare",
     ]
     assert main([*argv, "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    values = {(row["model"], row["metric"]): row["value"] for row in said["rows"]}
-    assert {one["metric"] for one in said["differences"]} >= {
+    output = json.loads(capsys.readouterr().out)
+    values = {(row["model"], row["metric"]): row["value"] for row in output["rows"]}
+    assert {row["metric"] for row in output["differences"]} >= {
         "acc",
         "acc_norm",
         "perplexity",
         "bits_per_byte",
     }
-    for one in said["differences"]:
-        expected = values["two", one["metric"]] - values["one", one["metric"]]
-        assert one["difference"] == pytest.approx(expected)
-        assert 0 < one["p"] <= 1
+    for row in output["differences"]:
+        expected = values["two", row["metric"]] - values["one", row["metric"]]
+        assert row["difference"] == pytest.approx(expected)
+        assert 0 < row["p"] <= 1
     assert main(argv) == 0
     assert "McNemar, exact" in capsys.readouterr().out
 
 
 def test_bits_per_byte_compare_models_with_different_tokenizers(place, capsys):
     assert main(["evaluate", "one", "other", "--tasks", "bits_per_byte:text.txt", "--compare", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert {one["metric"] for one in said["differences"]} == {"bits_per_byte", "word_perplexity"}
+    output = json.loads(capsys.readouterr().out)
+    assert {row["metric"] for row in output["differences"]} == {"bits_per_byte", "word_perplexity"}
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "named"),
     [
-        (["one"], "evaluate needs --tasks TASK..."),
-        (
-            ["one", "--tasks", "helaswag"],
-            "no task 'helaswag'; the nearest are hellaswag, hellaswag_completion;",
-        ),
-        (["one", "--tasks", "piqa,arc_easy"], "no task 'piqa,arc_easy': several are separated by spaces"),
-        (["one", "--tasks", "perplexity"], "perplexity needs a file: perplexity:FILE"),
-        (["one", "--tasks", "perplexity:nothere"], "there is no file or Dataset nothere"),
-        (["one", "--tasks", "hellaswag:nothere"], "nothere cannot be read: No such file or directory"),
-        (["one", "--tasks", "piqa:hellaswag.jsonl"], "hellaswag.jsonl:1 lacks 'goal', which piqa needs"),
-        (["one", "--tasks", "piqa:piqa.jsonl", "--shots", "3"], "harness:piqa@3 asks it with some"),
-        (["one", "--tasks", "piqa:piqa.jsonl", "--limit", "0"], "Must be > 0"),
-        (["one", "--tasks", "harness:"], "harness: needs names of tasks"),
-        (["nowhere/at/all", "--tasks", "piqa:piqa.jsonl"], "there is no folder nowhere/at/all"),
-        (["one", "--tasks", "piqa:piqa.jsonl", "--compare"], "--compare needs two models or more"),
-        (["one", "--tasks", "piqa:piqa.jsonl", "--out", "text.txt"], "text.txt cannot be read as results"),
-        (
-            ["one", "--tasks", "piqa:piqa.jsonl", "--without", "out.json"],
-            "out.json cannot be read as results",
-        ),
-        (
-            ["one", "other", "--tasks", "perplexity:text.txt", "--compare"],
-            "one and other have different tokenizers, so a perplexity per token compares nothing; "
-            "--tasks bits_per_byte:text.txt does",
-        ),
+        (["one"], "--tasks"),
+        (["one", "--tasks", "helaswag"], "hellaswag, hellaswag_completion"),
+        (["one", "--tasks", "piqa,arc_easy"], "'piqa,arc_easy'"),
+        (["one", "--tasks", "perplexity"], "perplexity:FILE"),
+        (["one", "--tasks", "perplexity:nothere"], "perplexity:nothere"),
+        (["one", "--tasks", "hellaswag:nothere"], "nothere"),
+        (["one", "--tasks", "piqa:hellaswag.jsonl"], "hellaswag.jsonl:1 lacks 'goal'"),
+        (["one", "--tasks", "piqa:piqa.jsonl", "--num-fewshot", "3"], "harness:piqa@3"),
+        (["one", "--tasks", "piqa:piqa.jsonl", "--limit", "0"], "--limit"),
+        (["one", "--tasks", "harness:"], "harness:"),
+        (["nowhere/at/all", "--tasks", "piqa:piqa.jsonl"], "nowhere/at/all"),
+        (["one", "--tasks", "piqa:piqa.jsonl", "--compare"], "--compare"),
+        (["one", "--tasks", "piqa:piqa.jsonl", "--out", "text.txt"], "text.txt"),
+        (["one", "--tasks", "piqa:piqa.jsonl", "--without", "out.json"], "out.json"),
+        (["one", "other", "--tasks", "perplexity:text.txt", "--compare"], "--tasks bits_per_byte:text.txt"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(place, capsys, words, said):
+def test_bad_input_is_refused_in_one_line(place, capsys, words, named):
     assert main(["evaluate", *words]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert said in line
+    assert named in line
     assert not (place / "out.json").exists()
 
 
@@ -178,15 +167,24 @@ def test_a_set_that_is_only_named_comes_from_the_hub(place, byte_tokenizer):
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    row = read(place / "results.json")["rows"][0]
-    assert row["data"] == f"hf:EleutherAI/lambada_openai@{hub.COMMIT[:12]} (test)"
-    assert (row["split"], row["n"], row["metric"]) == ("test", len(LAMBADA), "acc")
+    result = read(place / "results.json")[0]
+    assert result.data == f"hf:EleutherAI/lambada_openai@{hub.COMMIT[:12]} (test)"
+    assert (result.split, result.n, result.metric) == ("test", len(LAMBADA), "acc")
 
 
 @pytest.fixture
 def dataset(place, byte_tokenizer):
     byte_tokenizer.save(place / "bytes")
-    words = ["--sources", "text.txt", "--tokenizer", "bytes", "--val-fraction", "0.2", "--val-by", "tail"]
+    words = [
+        "--sources",
+        "text.txt",
+        "--tokenizer",
+        "bytes",
+        "--val-fraction",
+        "0.2",
+        "--val-split-by",
+        "tail",
+    ]
     assert main(["prepare", *words, "--workers", "1", "--out", "set"]) == 0
     return place / "set"
 
@@ -219,7 +217,7 @@ def test_scores_in_training_change_nothing_of_it(place, dataset):
     """Losses and weights are equal bit for bit; dropout is on, so chance is left alone as well."""
     assert main(["pretrain", *TRAINING, "--out", "plain"]) == 0
     assert main(["pretrain", *TRAINING, *SCORED, "--eval.task-limit", "4", "--out", "scored"]) == 0
-    plain, scored = (runs.read_rows(place / name / "metrics.jsonl") for name in ("plain", "scored"))
+    plain, scored = (files.read_rows(place / name / "metrics.jsonl") for name in ("plain", "scored"))
 
     def losses(rows):
         return [
@@ -229,7 +227,9 @@ def test_scores_in_training_change_nothing_of_it(place, dataset):
         ]
 
     assert losses(plain) == losses(scored)
-    one, other = (checkpoint.read_tensors(runs.find_checkpoint(place / name)) for name in ("plain", "scored"))
+    one, other = (
+        checkpoint.read_tensors(runs.Run(place / name).checkpoint()) for name in ("plain", "scored")
+    )
     assert all(one[name].equal(other[name]) for name in one)
     taken = [row for row in scored if "hellaswag_completion/acc_norm_token" in row]
     assert [row["step"] for row in taken] == [2, 4]
@@ -238,22 +238,18 @@ def test_scores_in_training_change_nothing_of_it(place, dataset):
 
 def test_the_last_scores_in_training_are_evaluates(place, dataset, capsys):
     assert main(["pretrain", *TRAINING, *SCORED, "--out", "run"]) == 0
-    last = runs.read_rows(place / "run" / "metrics.jsonl")[-1]
+    last = files.read_rows(place / "run" / "metrics.jsonl")[-1]
     assert main(["evaluate", "run", "--tasks", SCORED[1], SCORED[2]]) == 0
-    rows = [
-        row
-        for name in ("hellaswag_completion", "bits_per_byte")
-        for row in read(place / "run" / "results" / f"{name}.json")["rows"]
-    ]
-    assert len(rows) == 4
-    for row in rows:
-        assert row["step"] == 4
-        assert last[f"{row['task']}/{row['metric']}"] == pytest.approx(row["value"], rel=1e-6)
+    results = runs.Run(place / "run").results()
+    assert len(results) == 4
+    for result in results:
+        assert result.step == 4
+        assert last[f"{result.task}/{result.metric}"] == pytest.approx(result.value, rel=1e-6)
 
 
 def test_what_cannot_be_scored_is_refused_before_training(place, dataset, capsys):
     assert main(["pretrain", *TRAINING, "--eval.tasks", "hellaswg", "--out", "run"]) == 2
-    assert "the nearest are hellaswag" in capsys.readouterr().err
+    assert "hellaswag" in capsys.readouterr().err
     assert not (place / "run").exists()
 
 
@@ -261,9 +257,9 @@ def test_answers_longer_than_the_context_do_not_stop_a_training(place, dataset):
     """As evaluate counts them: by their first tokens, so that all six questions stay in."""
     short = ["--model.context", "16", "--eval.tasks", "hellaswag_completion:hellaswag.jsonl"]
     assert main(["pretrain", *TRAINING, *short, "--out", "short"]) == 0
-    last = runs.read_rows(place / "short" / "metrics.jsonl")[-1]
+    last = files.read_rows(place / "short" / "metrics.jsonl")[-1]
     assert last["hellaswag_completion/acc_norm_token/n"] == 6
     assert main(["evaluate", "short", "--tasks", short[-1]]) == 0
-    rows = read(place / "short" / "results" / "hellaswag_completion.json")["rows"]
-    assert rows[0]["details"]["shortened"] > 0
-    assert "longer than the context: only their beginning is scored" in rows[0]["notes"][-1]
+    result = read(place / "short" / "results" / "hellaswag_completion.json")[0]
+    assert result.details["shortened"] > 0
+    assert "cut at the end" in result.notes[-1]

@@ -14,14 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gptworks import runs
+from gptworks import files, runs
 from gptworks.cli import main
 from tests import processes
 from tests.texts import write_texts
 
+pytestmark = pytest.mark.e2e
+
 SHAPE = "--model.n-layer 2 --model.n-head 2 --model.n-embd 36 --model.context 16 --train.precision fp32"
 STEPS = (
-    "--train.batch-tokens 112 --train.max-steps 12 --train.micro-batch 2 --optim.lr 3e-3 --optim.kind muon"
+    "--train.batch-tokens 112 --train.max-steps 12 --train.micro-batch 2 --optim.lr 3e-3 --optim.name muon"
 )
 EVERY = "--eval.every 4 --eval.tokens 512 --save.every 4 --save.keep 9 --log.every 1 --sample.every 6"
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
@@ -49,13 +51,13 @@ def together(size, dataset, out, more=""):
 
 def measured(run):
     """What was measured at each step, by kind."""
-    rows = runs.read_rows(run / "metrics.jsonl")
+    rows = files.read_rows(run / "metrics.jsonl")
     names = ("loss", "val_loss", "val_bpb", "grad_norm")
     return {(row["step"], name): row[name] for row in rows for name in names if name in row}
 
 
 def weights(run):
-    return load_file(runs.find_checkpoint(run) / "model.safetensors")
+    return load_file(runs.Run(run).checkpoint() / "model.safetensors")
 
 
 def assert_alike(one, other):
@@ -69,7 +71,7 @@ def assert_alike(one, other):
 def only_until(run, step, to):
     """The run as if it had been stopped after `step`."""
     shutil.copytree(run, to)
-    for checkpoint in runs.checkpoints(to):
+    for checkpoint in runs.Run(to).checkpoints():
         if checkpoint.step > step:
             shutil.rmtree(checkpoint.path)
     return to
@@ -93,13 +95,13 @@ def test_a_sharded_run_is_the_run_of_one_process(alone, sharded, dataset):
     from transformers import AutoModelForCausalLM
 
     assert_alike(alone, sharded)
-    trainer = runs.find_checkpoint(sharded) / "trainer"
+    trainer = runs.Run(sharded).checkpoint() / "trainer"
     assert len(list((trainer / "optimizer").glob("*.safetensors"))) == 2
     assert not (trainer / "optimizer.safetensors").exists()
     assert not [path for path in trainer.rglob("*") if path.suffix in {".pt", ".distcp", ".metadata"}]
     assert runs.damage(trainer.parent) is None
     AutoModelForCausalLM.from_pretrained(trainer.parent)
-    samples = [runs.read_rows(run / "samples.jsonl") for run in (alone, sharded)]
+    samples = [files.read_rows(run / "samples.jsonl") for run in (alone, sharded)]
     assert samples[0] == samples[1]
 
 
@@ -116,29 +118,29 @@ def test_processes_that_are_asked_for_different_things_are_refused(dataset, tmp_
         assert status == 2
         assert "Traceback" not in errors
         assert "process 1 on " in errors
-        assert "is not like process 0 on" in errors
+        assert "differs from process 0 on" in errors
         assert "optim.lr is 0.002, not 0.001" in errors
-    assert not runs.checkpoints(tmp_path / "run")
+    assert not runs.Run(tmp_path / "run").checkpoints()
 
 
 def _each_its_own(lines):
     return (
-        "import os, sys; from gptworks.cli import main; from gptworks.world import leave\n"
-        f"leave(main({lines!r}[int(os.environ['RANK'])]))"
+        "import os, sys; from gptworks.cli import main; from gptworks.processes import exit_process\n"
+        f"exit_process(main({lines!r}[int(os.environ['RANK'])]))"
     )
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--train.parallel fsdp", "or give --train.parallel none"),
+        ("--train.parallel fsdp", "--train.parallel none"),
         ("--train.parallel zero1", "torchrun --standalone --nproc-per-node N"),
     ],
 )
 def test_one_process_has_nothing_to_share(dataset, tmp_path, capsys, more, message):
     assert main(words(dataset, tmp_path / "run", more)) == 2
     assert message in capsys.readouterr().err
-    assert not runs.checkpoints(tmp_path / "run")
+    assert not runs.Run(tmp_path / "run").checkpoints()
 
 
 @pytest.mark.slow  # it gives a slow disk ten seconds
@@ -150,7 +152,7 @@ def test_a_folder_that_not_all_machines_see_is_refused(dataset, tmp_path):
     for status, _, errors in processes.finish(processes.start(2, "-c", code + _each_its_own([line, line]))):
         assert status == 2
         assert "process 1 does not see run as process 0 does" in errors
-    assert not runs.checkpoints(tmp_path / "0" / "run")
+    assert not runs.Run(tmp_path / "0" / "run").checkpoints()
 
 
 @pytest.mark.slow
@@ -169,7 +171,7 @@ def test_saved_with_four_and_continued_with_two_and_with_one(alone, dataset, tmp
 def wait_for_step(run, step, process):
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
-        rows = runs.read_rows(run / "metrics.jsonl")
+        rows = files.read_rows(run / "metrics.jsonl")
         if any(row["step"] >= step and "loss" in row for row in rows):
             return
         assert process.poll() is None, process.communicate()[1][-2000:]
@@ -224,7 +226,9 @@ def test_a_process_killed_in_the_middle_is_started_again_and_nothing_is_lost(dat
 @pytest.mark.parametrize(("what", "kind"), [(signal.SIGKILL, "ddp"), (signal.SIGSTOP, "fsdp")])
 def test_a_dead_or_a_stuck_process_ends_the_run_in_bounded_time(dataset, tmp_path, what, kind):
     run = tmp_path / "run"
-    line = words(dataset, run, f"--train.max-steps 100000 --train.wait-minutes 0.2 --train.parallel {kind}")
+    line = words(
+        dataset, run, f"--train.max-steps 100000 --train.comm-timeout-minutes 0.2 --train.parallel {kind}"
+    )
     process = torchrun(2, line)
     try:
         wait_for_step(run, 6, process)
@@ -237,9 +241,9 @@ def test_a_dead_or_a_stuck_process_ends_the_run_in_bounded_time(dataset, tmp_pat
     assert process.returncode != 0
     assert time.monotonic() - began < 120  # 12 s of patience, 30 s of torchrun's; the rest is a busy machine
     if what == signal.SIGSTOP:
-        assert "waited for another in vain" in errors
+        assert "--train.comm-timeout-minutes" in errors
     assert not Path(f"/proc/{victim}").exists()
-    assert runs.checkpoints(run)
+    assert runs.Run(run).checkpoints()
 
 
 @pytest.mark.slow
@@ -258,11 +262,11 @@ def test_a_recipe_as_a_person_types_it_is_stopped_and_goes_on(dataset, tmp_path)
         _, errors = process.communicate(timeout=100)
     finally:
         process.kill()
-    stopped = runs.checkpoints(tmp_path / "run")[-1].step
+    stopped = runs.Run(tmp_path / "run").checkpoints()[-1].step
     assert "stopped by" in errors, errors[-2000:]
     more = f"{command} --resume --train.max-steps {stopped + 3}"
     subprocess.run(shlex.split(more), check=True, capture_output=True, timeout=150, **where)
-    assert runs.checkpoints(tmp_path / "run")[-1].step == stopped + 3
+    assert runs.Run(tmp_path / "run").checkpoints()[-1].step == stopped + 3
 
 
 @pytest.mark.slow
@@ -294,19 +298,19 @@ def test_slurm_s_time_limit_saves_and_queues_again(dataset, tmp_path, repository
         said, errors = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert "saving, then queueing again" in said, errors[-2000:]
+    assert "saving and requeueing" in said, errors[-2000:]
     assert (tmp_path / "requeued-77").exists()
-    stopped = runs.checkpoints(run)[-1].step
+    stopped = runs.Run(run).checkpoints()[-1].step
     assert "stopped by" in errors
     process = submit("--train.max-steps", str(stopped + 3))
     said, errors = process.communicate(timeout=150)
     assert process.returncode == 0, errors[-2000:]
-    assert runs.checkpoints(run)[-1].step == stopped + 3
+    assert runs.Run(run).checkpoints()[-1].step == stopped + 3
 
 
 @pytest.mark.slow
 def test_scores_in_training_are_shared_and_exact(dataset, tmp_path):
-    from tests.evaluate.conftest import HELLASWAG
+    from tests.evaluation.conftest import HELLASWAG
 
     file = tmp_path / "hellaswag_val.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in HELLASWAG[:5]))  # no number divides it
@@ -314,7 +318,7 @@ def test_scores_in_training_are_shared_and_exact(dataset, tmp_path):
     found = {}
     for name, size, kind in (("1", 1, "auto"), ("2", 2, "fsdp"), ("4", 4, "zero1")):
         together(size, dataset, tmp_path / name, f"{more} --train.parallel {kind}")
-        rows = runs.read_rows(tmp_path / name / "metrics.jsonl")
+        rows = files.read_rows(tmp_path / name / "metrics.jsonl")
         found[name] = [{k: v for k, v in row.items() if "hellaswag" in k} for row in rows]
         found[name] = [row for row in found[name] if row]
     assert len(found["1"]) == 2
@@ -324,7 +328,7 @@ def test_scores_in_training_are_shared_and_exact(dataset, tmp_path):
         assert measured(tmp_path / name) == pytest.approx(measured(tmp_path / "1"), rel=1e-5)
 
 
-FINETUNE = "--train.max-steps 5 --batch 7 --eval.every 2 --train.dropout 0 --train.precision fp32"
+FINETUNE = "--train.max-steps 5 --batch-examples 7 --eval.every 2 --train.dropout 0 --train.precision fp32"
 
 
 @pytest.mark.slow
@@ -348,7 +352,9 @@ def test_answers_are_taught_by_several_as_by_one(byte_tokenizer, tmp_path, kind,
     turn = "{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
     template = "{% for m in messages %}" + turn + "{% endfor %}"
     (tmp_path / "t.jinja").write_text(template)
-    line = f"finetune instruct --model {base} --data {tmp_path / 'rows.json'} {FINETUNE} --responses 2 {more}"
+    line = (
+        f"finetune instruct --model {base} --data {tmp_path / 'rows.json'} {FINETUNE} --n-responses 2 {more}"
+    )
     compare_taught(f"{line} --template {tmp_path / 't.jinja'}", kind, tmp_path, "instruct-test.json")
 
 

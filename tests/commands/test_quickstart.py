@@ -3,10 +3,12 @@ import shutil
 
 import pytest
 
-from gptworks import runs
+from gptworks import files, runs
 from gptworks.cli import main
-from gptworks.commands.start import STOPPED
-from gptworks.train.guard import Stop
+from gptworks.commands.exit_status import STOPPED
+from gptworks.train.guard import GracefulStop
+
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +19,9 @@ def out(tmp_path_factory):
 
 
 def test_the_quickstart_goes_on_with_what_is_there_and_says_what_is_true(out, capsys):
-    rows = runs.read_rows(out / "run" / "metrics.jsonl")
+    rows = files.read_rows(out / "run" / "metrics.jsonl")
     assert main(["quickstart", "--out", str(out)]) == 0  # nothing left to do
-    assert runs.read_rows(out / "run" / "metrics.jsonl") == rows
+    assert files.read_rows(out / "run" / "metrics.jsonl") == rows
     said = capsys.readouterr().out
     measured = [row for row in rows if "val_loss" in row]
     assert f"{measured[0]['val_loss']:.3f}" in said
@@ -64,19 +66,19 @@ def test_the_quickstart_stopped_early_shows_what_was_learned_and_goes_on_in_fres
     command = ["quickstart", "--out", str(tmp_path), "--minutes", "0.001"]
     looks = iter([None] * 3)
     with monkeypatch.context() as patch:
-        patch.setattr(Stop, "reason", property(lambda _: next(looks, reason)))
+        patch.setattr(GracefulStop, "reason", property(lambda _: next(looks, reason)))
         assert main(command) == (0 if shows else STOPPED)
     said = capsys.readouterr()
-    assert f"stopped by {reason} with a checkpoint; the same command again goes on" in said.err
+    assert f"stopped by {reason} with a checkpoint; the same command again continues" in said.err
     assert "--resume" not in said.out + said.err
-    assert ("learned for 3 of 20 steps" in said.out) == ("gptworks generate" in said.out) == shows
-    checkpoint = runs.find_checkpoint(tmp_path / "run")
+    assert ("trained for 3 of 20 steps" in said.out) == ("gptworks generate" in said.out) == shows
+    checkpoint = runs.Run(tmp_path / "run").checkpoint()
     state, marker = checkpoint / runs.STATE, checkpoint / runs.MARKER
-    before = runs.checksum(state)
+    before = files.checksum(state)
     spent = json.loads(state.read_text()) | {"seconds": 1e6}  # all of the limit and more
     state.write_text(json.dumps(spent))
-    marker.write_text(marker.read_text().replace(before, runs.checksum(state)))
+    marker.write_text(marker.read_text().replace(before, files.checksum(state)))
     assert main(command) == 0
     said = capsys.readouterr()
     assert "20 of 20 steps" in said.out
-    assert "has learned for" not in said.out
+    assert "was trained for" not in said.out

@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gptworks import runs
+from gptworks import files, runs
 from gptworks.commands import tries
 from tests.commands.test_finetune import base, data, gptworks, rows, start  # noqa: F401 - fixtures
 
-THREE = "--tries 3 --train.seed 5 --train.max-steps 6 --save.every 3"
+pytestmark = pytest.mark.e2e
+
+THREE = "--n-seeds 3 --train.seed 5 --train.max-steps 6 --save.every 3"
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def three(base, data, tmp_path_factory):  # noqa: F811
 
 
 def weights(run):
-    return load_file(runs.find_checkpoint(run) / "model.safetensors")
+    return load_file(runs.Run(run).checkpoint() / "model.safetensors")
 
 
 def summary(run):
@@ -68,14 +70,14 @@ def test_the_run_is_its_best_try_and_the_others_keep_no_weights(three, capsys):
 
 def test_the_first_try_is_the_run_without_tries(three, base, data, tmp_path):  # noqa: F811
     alone = tmp_path / "alone"
-    assert gptworks(start(base, data, alone, THREE.replace("--tries 3", ""))) == 0
+    assert gptworks(start(base, data, alone, THREE.replace("--n-seeds 3", ""))) == 0
     assert rows(alone) == rows(three / "tries" / "1")
 
 
 def test_a_kill_in_the_middle_costs_the_unfinished_try_alone(three, base, data, tmp_path):  # noqa: F811
     """As left by a kill in the second try after its first checkpoint: the first is through."""
     out = tmp_path / "run"
-    assert gptworks(start(base, data, out, THREE.replace("--tries 3", "--tries 2"))) == 0
+    assert gptworks(start(base, data, out, THREE.replace("--n-seeds 3", "--n-seeds 2"))) == 0
     best = summary(out)["kept"]
     (out / "checkpoints").rename(out / "tries" / str(best) / "checkpoints")
     for leftover in ("results", "plots"):
@@ -83,15 +85,15 @@ def test_a_kill_in_the_middle_costs_the_unfinished_try_alone(three, base, data, 
     (out / "metrics.jsonl").unlink()
     shutil.rmtree(out / "tries/2")
     first = (out / "tries/1/metrics.jsonl").read_bytes()
-    second = start(base, data, out / "tries/2", THREE.replace("--tries 3", "").replace("5", "6"))
+    second = start(base, data, out / "tries/2", THREE.replace("--n-seeds 3", "").replace("5", "6"))
     assert gptworks(second) == 0
     for name in ("classify-val.json", "classify-test.json"):
         (out / "tries/2/results" / name).unlink()
-    for later in [one for one in runs.checkpoints(out / "tries/2") if one.step > 3]:
+    for later in [one for one in runs.Run(out / "tries/2").checkpoints() if one.step > 3]:
         (later.path / runs.MARKER).unlink()
     if not (out / "tries/1/checkpoints").is_dir():  # it lost, and its weights are gone as they should be
         assert best == 2
-    assert gptworks(f"finetune classify --out {out} --resume --tries 3") == 0
+    assert gptworks(f"finetune classify --out {out} --resume --n-seeds 3") == 0
     assert (out / "tries/1/metrics.jsonl").read_bytes() == first
     assert summary(out) == summary(three)
     if summary(three)["kept"] != 1:
@@ -109,10 +111,10 @@ def test_a_finished_run_of_tries_says_the_same_again(three, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--tries 2 --val-fraction 0", "--tries chooses by validation, and there is none"),
-        ("--tries 2 --keep-by spearman", "--keep-by spearman is no score of classes"),
-        ("--tries 2 --kind number --keep-by matthews", "is no number"),
-        ("--tries 2 --train.max-hours 1", "--tries and train.max_hours exclude each other"),
+        ("--n-seeds 2 --val-fraction 0", "--n-seeds chooses by validation, and there is none"),
+        ("--n-seeds 2 --best-metric spearman", "--best-metric spearman"),
+        ("--n-seeds 2 --problem-type regression --best-metric matthews", "row"),
+        ("--n-seeds 2 --train.max-hours 1", "--n-seeds and train.max_hours exclude each other"),
     ],
 )
 def test_tries_that_cannot_be_compared_are_refused(base, data, tmp_path, capsys, more, message):  # noqa: F811
@@ -127,13 +129,13 @@ def test_tries_go_on_with_their_own_data_only(three, base, data, tmp_path, capsy
     other = tmp_path / "other"
     other.write_text(data.read_text().replace("prize", "house"))
     assert gptworks(f"finetune classify --out {three} --resume --data {other}") == 2
-    assert "is another Dataset" in capsys.readouterr().err
+    assert "is a different Dataset" in capsys.readouterr().err
     assert gptworks(f"finetune classify --out {three} --resume --optim.lr 1") == 2
-    assert "was begun with optim.lr = 0.003, not 1.0" in capsys.readouterr().err
+    assert "optim.lr = 0.003, not 1.0" in capsys.readouterr().err
 
 
 def test_two_processes_do_not_share_a_folder_of_tries(three, capsys):
-    with runs.locked(three):
+    with files.locked(three):
         assert gptworks(f"finetune classify --out {three} --resume") == 2
     assert "is in use by process" in capsys.readouterr().err
 
@@ -145,14 +147,14 @@ def test_a_score_that_is_not_defined_never_wins(tmp_path):
         file.write_text(json.dumps({"scores": {"last": {"spearman": value, "mse": 0.1 * number}}}))
     from gptworks.recipe import ClassifyOptions
 
-    assert tries.keep_best(tmp_path, ClassifyOptions(tries=4, keep_by="spearman")) == 3
-    assert tries.keep_best(tmp_path, ClassifyOptions(tries=4, keep_by="loss")) == 1
+    assert tries.keep_best(tmp_path, ClassifyOptions(n_seeds=4, best_metric="spearman")) == 3
+    assert tries.keep_best(tmp_path, ClassifyOptions(n_seeds=4, best_metric="loss")) == 1
 
 
 def test_a_score_that_one_try_alone_has_is_told_without_a_deviation():
     every = {"n": 3, "mean": 0.5, "standard_deviation": 0.25, "kept": 0.75}
     alone = {"n": 1, "mean": 0.5, "standard_deviation": None, "kept": 0.5}
     assert tries.lines({"test": {"accuracy": every, "pearson": alone}}) == [
-        "test, accuracy: 0.5000 +- 0.2500 over 3 tries; 0.7500 in the one kept",
-        "test, pearson: 0.5000 in the try kept, not defined in the others",
+        "test, accuracy: 0.5000 +- 0.2500 over 3 tries; 0.7500 in the kept try",
+        "test, pearson: 0.5000 in the kept try, undefined in the others",
     ]

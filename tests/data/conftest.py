@@ -38,7 +38,7 @@ Ids = Callable[[Dataset, str], list[list[int]]]
 
 @pytest.fixture(scope="session")
 def ids_of() -> Ids:
-    """Reads a split back: the ids of each of its documents, marks included."""
+    """Reads a split back: the ids of each of its documents, separators included."""
 
     def read(dataset: Dataset, split: str) -> list[list[int]]:
         found = dataset.splits.get(split)

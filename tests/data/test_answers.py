@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from gptworks.data.answers import IGNORE, encode
+from gptworks.data.answers import encode
 from gptworks.data.conversations import Conversation
 from gptworks.errors import ConfigError
 from gptworks.model.loss import linear_cross_entropy
-from gptworks.text.templates import ADDED, Chat, Message, adopt, find
+from gptworks.text.templates import SPECIAL_TOKENS, Chat, Message, adopt, find
+from gptworks.text.vocabulary import IGNORE
 from gptworks.train.tasks import token_loss
 from tests.model.test_lora import FAMILIES, tiny
 
@@ -84,7 +85,7 @@ def test_a_template_s_refusal_names_the_conversation(byte_tokenizer):
 @pytest.mark.parametrize("name", ["short", "chatml"])
 def test_packed_padded_and_alone_have_one_loss_and_one_gradient(byte_tokenizer, family, name):
     source = SHORT if name == "short" else find(name)
-    chat = Chat(adopt(byte_tokenizer, source, ADDED.get(name, ())))
+    chat = Chat(adopt(byte_tokenizer, source, SPECIAL_TOKENS.get(name, ())))
     examples = encode(SOME, chat, 130, mask_prompt=True, shorten=True)
     model = tiny(family, context=160)
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from gptworks.data.conversations import asked, load
+from gptworks.data.conversations import load, prompt_key
 from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import InstructOptions
 from gptworks.text.templates import Message
@@ -67,7 +67,7 @@ def test_what_is_held_out_is_in_no_other_split_and_stays_when_data_is_added(tmp_
         *({**row, "output": "Something else.", "instruction": row["instruction"].upper()} for row in rows),
     ]
     found = loaded(written(tmp_path, doubled), val_fraction=0.1, test_fraction=0.2)
-    questions = {split: {asked(one) for one in found.splits[split]} for split in found.splits}
+    questions = {split: {prompt_key(one) for one in found.splits[split]} for split in found.splits}
     assert not questions["train"] & questions["val"]
     assert not questions["train"] & questions["test"]
     assert not questions["val"] & questions["test"]
@@ -78,10 +78,10 @@ def test_what_is_held_out_is_in_no_other_split_and_stays_when_data_is_added(tmp_
     shuffled = loaded(
         written(tmp_path, [*alpaca(300, first=400), *reversed(rows)]), val_fraction=0.1, test_fraction=0.2
     )
-    later = {split: {asked(one) for one in shuffled.splits[split]} for split in shuffled.splits}
+    later = {split: {prompt_key(one) for one in shuffled.splits[split]} for split in shuffled.splits}
     assert all(questions[split] <= later[split] for split in questions)
     other = loaded(written(tmp_path, rows), val_fraction=0.1, test_fraction=0.2, split_seed=1)
-    assert {asked(one) for one in other.splits["test"]} != questions["test"]
+    assert {prompt_key(one) for one in other.splits["test"]} != questions["test"]
 
 
 def test_splits_that_are_given_are_kept_and_what_they_share_leaves_training(tmp_path):
@@ -89,7 +89,7 @@ def test_splits_that_are_given_are_kept_and_what_they_share_leaves_training(tmp_
         written(tmp_path, rows, f"{name}.jsonl")
     found = loaded(tmp_path)
     assert {split: len(one) for split, one in found.splits.items()} == {"train": 8, "val": 2, "test": 3}
-    assert found.remarks == ("4 examples left out: a held-out one asks the same",)
+    assert found.remarks == ("dropped 4 examples with the same prompt as a held-out example",)
 
 
 def test_an_empty_answer_teaches_nothing_and_is_counted(tmp_path):
@@ -121,28 +121,28 @@ BAD = [
     ([{"instruction": "a", "output": "b"}, {"instruction": "c"}], "row 2 has no output"),
     ([{"instruction": "a", "output": 3}], "row 1 has a int for output"),
     ([{"instruction": "a", "input": 3, "output": "b"}], "row 1 has a int for input"),
-    ([{"text": "a", "label": "b"}], "has the columns text, label; wanted are instruction, input"),
+    ([{"text": "a", "label": "b"}], "has the columns text, label; it needs instruction, output"),
     (
         chat(("user", "a"), ("assistant", "b")) + chat(("user", "a")),
         "row 2 ends with the user: there is no answer",
     ),
     (chat(("user", "a"), ("assistant", "b"), ("user", "c")), "row 1 ends with the user: there is no answer"),
-    (chat(("assistant", "b")), "row 1: message 1 is the assistant's, and the user's turn it is"),
-    (chat(("user", "a"), ("user", "b")), "row 1: message 2 is the user's, and the assistant's turn it is"),
+    (chat(("assistant", "b")), "row 1: message 1 .*assistant, .*user"),
+    (chat(("user", "a"), ("user", "b")), "row 1: message 2 .*user, .*assistant"),
     (
         chat(("user", "a"), ("robot", "b")),
-        "row 1 has a message of 'robot'; known are system, user, human, assist",
+        "row 1 .*'robot'; .*system, user, human, assist",
     ),
-    (chat(("user", "a"), ("assistant", None)), "row 1 has a message of assistant whose content is no text"),
-    ([{"messages": []}], "row 1 holds no list of messages"),
-    ([{"messages": ["hello"]}], "row 1 holds a message that is no object: 'hello'"),
+    (chat(("user", "a"), ("assistant", None)), "row 1 .*assistant .*content"),
+    ([{"messages": []}], "row 1 is not a list of messages"),
+    ([{"messages": ["hello"]}], "row 1 .*'hello'"),
     ([{"instruction": "a", "output": ""}], "leaves nothing to train on"),
 ]
 
 
 @pytest.mark.parametrize(("rows", "message"), BAD)
 def test_a_row_that_is_not_whole_is_named(tmp_path, rows, message):
-    with pytest.raises(DataError, match=message.replace("(", r"\(")) as found:
+    with pytest.raises(DataError, match=message) as found:
         loaded(written(tmp_path, rows, "bad.jsonl"), val_fraction=0, test_fraction=0)
     assert "bad.jsonl" in str(found.value)
     assert "\n" not in str(found.value)
@@ -150,17 +150,17 @@ def test_a_row_that_is_not_whole_is_named(tmp_path, rows, message):
 
 def test_an_empty_file_a_broken_line_and_a_folder_without_training(tmp_path):
     (tmp_path / "empty").write_text("")
-    with pytest.raises(DataError, match="empty holds no rows"):
+    with pytest.raises(DataError, match="empty has no rows"):
         loaded(tmp_path / "empty")
     (tmp_path / "broken.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instruction": \n')
     with pytest.raises(DataError, match=r"broken\.jsonl:2 is not JSON"):
         loaded(tmp_path / "broken.jsonl")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match="holds no train, validation or test file"):
+    with pytest.raises(DataError, match="has no train, validation or test file"):
         loaded(tmp_path / "folder")
     for name in ("val", "test"):
         written(tmp_path / "folder", alpaca(2), f"{name}.json")
-    with pytest.raises(DataError, match="holds test, val, and none of them is called train"):
+    with pytest.raises(DataError, match="has test, val, but nothing called train"):
         loaded(tmp_path / "folder")
 
 

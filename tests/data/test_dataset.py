@@ -29,9 +29,7 @@ def flip(path: Path, at: int) -> None:
 def test_one_altered_bit_is_noticed(name, folder):
     assert Dataset.open(folder).splits["train"].n_tokens > 0
     flip(folder / name, -9)
-    with pytest.raises(
-        DataError, match=rf"{name} was altered or cut short: its SHA-256 is not the manifest's"
-    ):
+    with pytest.raises(DataError, match=rf"{name} was changed .*SHA-256"):
         Dataset.open(folder)
 
 
@@ -42,7 +40,7 @@ def test_one_altered_bit_is_noticed(name, folder):
         (lambda f: (f / "train-00001.bin").unlink(), "train-00001.bin"),
         (lambda f: (f / "train-00001.idx").unlink(), "train-00001.idx"),
         (lambda f: (f / "train-00001.bin").write_bytes(b""), "train-00001.bin"),
-        (lambda f: (f / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+        (lambda f: (f / "manifest.json").write_text("{"), r"cannot read .*manifest\.json"),
         (lambda f: (f / "manifest.json").write_text("{}"), "is not the manifest of a gptworks Dataset"),
         (lambda f: (f / "manifest.json").unlink(), "is not a Dataset: it has no manifest.json"),
     ],
@@ -56,7 +54,7 @@ def test_damage_is_noticed(harm, message, verify, folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dtype": "uint32"}, "its fingerprint does not fit"),
+        ({"dtype": "uint32"}, "its fingerprint does not match"),
         ({"version": 9}, "is a Dataset of version 9; this program reads version 1"),
     ],
 )
@@ -70,7 +68,7 @@ def test_an_altered_manifest_is_noticed(change, message, folder):
 def test_a_shard_of_another_dataset_is_noticed_without_checksums(folder):
     (folder / "train-00000.bin").write_bytes((folder / "val-00000.bin").read_bytes())
     (folder / "train-00000.idx").write_bytes((folder / "val-00000.idx").read_bytes())
-    with pytest.raises(DataError, match=r"train-00000\.bin holds .* tokens where the manifest promises"):
+    with pytest.raises(DataError, match=r"train-00000\.bin holds .* tokens, but the manifest"):
         Dataset.open(folder, verify=False)
 
 
@@ -86,12 +84,12 @@ def test_the_fingerprint_covers_what_a_model_sees_and_no_more(folder):
 
 def test_another_tokenizer_in_the_folder_is_noticed(folder, tokenizer):
     tokenizer.with_special_tokens(["<|x|>"]).save(folder)
-    with pytest.raises(DataError, match="is not the one that made its tokens"):
+    with pytest.raises(DataError, match="did not make its tokens"):
         Dataset.open(folder).tokenizer()
 
 
 def test_no_dataset_there(tmp_path):
-    with pytest.raises(DataError, match=r"there is no Dataset .*nothing; `gptworks prepare"):
+    with pytest.raises(DataError, match=r"no Dataset .*nothing; .*`gptworks prepare"):
         Dataset.open(tmp_path / "nothing")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file is not a Dataset"):

@@ -1,4 +1,5 @@
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -67,18 +68,19 @@ def test_texts_in_training_and_held_out_are_counted_or_dropped(tmp_path):
         tmp_path / "test.jsonl", [{"text": "message 0", "label": "spam"}, {"text": "newer", "label": "ham"}]
     )
     found = examples.load(tmp_path, OPTIONS)
-    assert found.remarks[0].startswith("2 texts of validation or test found in training as well")
+    assert found.remarks[0].startswith("2 texts of validation or test")
+    assert "--duplicates drop" in found.remarks[0]
     found = examples.load(tmp_path, ClassifyOptions(duplicates="drop"))
     assert [len(found.splits[split]) for split in examples.SPLITS] == [20, 1, 1]
-    assert found.remarks == ("2 repeats of texts: left out",)
+    assert found.remarks == ("dropped 2 repeated texts",)
 
 
 def test_empty_texts_are_left_out_and_counted(tmp_path):
     rows = [*messages(20), {"text": "  ", "label": "ham"}, {"text": None, "label": "spam"}]
     found = examples.load(write(tmp_path / "t", rows), OPTIONS)
-    assert found.remarks == ("2 examples without a text: left out",)
+    assert found.remarks == ("dropped 2 examples without a text",)
     found = examples.load(write(tmp_path / "t", rows[:-1]), OPTIONS)
-    assert found.remarks == ("1 example without a text: left out",)
+    assert found.remarks == ("dropped 1 example without a text",)
 
 
 def test_labels_of_any_kind_keep_their_names(tmp_path):
@@ -94,7 +96,7 @@ def test_numbers_that_are_not_whole_are_predicted_as_numbers(tmp_path):
     assert found.labels == ()
     targets = [number for split in examples.SPLITS for number in found.targets(split)]
     assert sorted(targets) == [i / 4 for i in range(40)]
-    named = examples.load(write(tmp_path / "t", rows[::4] * 5), ClassifyOptions(kind="classes"))
+    named = examples.load(write(tmp_path / "t", rows[::4] * 5), ClassifyOptions(problem_type="classes"))
     assert len(named.labels) == 10
 
 
@@ -106,7 +108,7 @@ def test_pairs_and_columns_are_found_or_named(tmp_path):
     file = write(tmp_path / "t", rows)
     assert examples.load(file, OPTIONS).columns == ("premise", "hypothesis", "gold_label")
     assert examples.load(file, ClassifyOptions(text="x")).columns == ("x", None, "gold_label")
-    assert examples.load(file, ClassifyOptions(text="x", pair="premise")).columns == (
+    assert examples.load(file, ClassifyOptions(text="x", text_pair="premise")).columns == (
         "x",
         "premise",
         "gold_label",
@@ -130,7 +132,7 @@ def test_columns_are_found_by_names_as_people_write_them_or_by_what_they_hold(na
 
 def test_an_index_is_no_label(tmp_path):
     (tmp_path / "t.csv").write_text("text,id\n" + "".join(f"word {i % 5},{i}\n" for i in range(20)))
-    with pytest.raises(DataError, match="looks like a label; name one with --label: text, id"):
+    with pytest.raises(DataError, match=r"--label .*text, id"):
         examples.load(tmp_path / "t.csv", OPTIONS)
 
 
@@ -143,16 +145,16 @@ def test_the_limit_takes_the_first(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        (messages(), {"text": "body"}, r"--text body: .*t has no such column; there are text, label"),
-        (messages(), {"label": "y"}, r"--label y: .*t has no such column; there are text, label"),
-        ([{"a": "x", "b": "y", "c": "z"}], {}, "looks like the text; name one with --text: a, b, c"),
-        ([{"text": "x", "b": "y", "c": "z"}], {}, "looks like a label; name one with --label: text, b, c"),
-        (messages(spam_every=1), {}, "has one class only, spam: nothing to tell apart"),
-        ([{"text": "", "label": "a"}], {}, "holds no example with a text"),
+        (messages(), {"text": "body"}, "--text body: .*text, label"),
+        (messages(), {"label": "y"}, "--label y: .*text, label"),
+        ([{"a": "x", "b": "y", "c": "z"}], {}, "--text .*a, b, c"),
+        ([{"text": "x", "b": "y", "c": "z"}], {}, "--label .*text, b, c"),
+        (messages(spam_every=1), {}, "only one class, spam"),
+        ([{"text": "", "label": "a"}], {}, "has no example with a text"),
         (
             [{"text": "", "label": 1}, *messages()],
-            {"kind": "number"},
-            r"the label of row 2 is no number: 'spam' \(and 99 more such\)",
+            {"problem_type": "regression"},
+            r"row 2 .*'spam' \(and 99 more\)",
         ),
     ],
 )
@@ -164,7 +166,7 @@ def test_data_that_cannot_be_learned_from_is_refused(rows, options, message, tmp
 def test_labels_that_training_never_sees_are_refused(tmp_path):
     write(tmp_path / "train.jsonl", messages())
     write(tmp_path / "test.jsonl", [{"text": "x", "label": "eggs"}])
-    with pytest.raises(DataError, match=r"test has labels that training never sees: eggs$"):
+    with pytest.raises(DataError, match=r"test has labels .*: eggs$"):
         examples.load(tmp_path, OPTIONS)
 
 
@@ -181,14 +183,13 @@ def test_many_classes_that_are_numbers_are_asked_about(tmp_path):
     file = tmp_path / "ages.csv"
     file.write_text("text,label\n" + "".join(f"of {age % 30} years,{age % 30}\n" for age in range(600)))
     remark = examples.load(file, OPTIONS).remarks[0]
-    assert remark == "30 classes whose names are all numbers; --kind number predicts a number"
+    assert re.search("30 classes .*--problem-type regression", remark)
 
 
 def test_classes_that_differ_in_capitals_alone_are_named(tmp_path):
     rows = [{"text": f"a text {number}", "label": ("ham", "Ham", "spam")[number % 3]} for number in range(60)]
-    assert examples.load(write(tmp_path / "t", rows), OPTIONS).remarks == (
-        "classes that differ in capitals alone: Ham and ham; write them alike if they are one",
-    )
+    (remark,) = examples.load(write(tmp_path / "t", rows), OPTIONS).remarks
+    assert "Ham and ham" in remark
 
 
 def test_empty_labels_are_left_out_and_counted_if_most_are_there(tmp_path):
@@ -196,12 +197,10 @@ def test_empty_labels_are_left_out_and_counted_if_most_are_there(tmp_path):
     for row in rows[3:8]:
         row["label"] = (" ", None)[row is rows[4]]
     found = examples.load(write(tmp_path / "t", rows), OPTIONS)
-    assert found.remarks[:2] == ("1 example without a text: left out", "5 examples without a label: left out")
+    assert found.remarks[:2] == ("dropped 1 example without a text", "dropped 5 examples without a label")
     assert sum(counts(found).values(), Counter()) == {"ham": 4, "spam": 2}
     rows[8]["label"] = ""
-    with pytest.raises(
-        DataError, match=r"6 of 11 examples have an empty label, the first in row 4; fill them in"
-    ):
+    with pytest.raises(DataError, match=r"6 of 11 examples .*row 4"):
         examples.load(write(tmp_path / "t", rows), OPTIONS)
     numbers = [{"text": f"t{i}", "score": "" if i % 4 == 0 else i / 4} for i in range(40)]
     assert not examples.load(write(tmp_path / "t", numbers), OPTIONS).labels
@@ -213,65 +212,58 @@ def test_a_split_without_labels_is_left_out(test, tmp_path):
     (tmp_path / "train.csv").write_text("id,text,label\n" + rows)
     (tmp_path / "test.csv").write_text(test)
     found = examples.load(tmp_path, OPTIONS)
-    assert found.remarks == ("test has no labels and is left out",)
+    assert found.remarks == ("test has no labels and is not used",)
     assert [len(found.splits[split]) for split in examples.SPLITS] == [14, 2, 4]
 
 
 def test_classes_too_rare_to_be_held_out_are_named_and_numbers_asked_about(tmp_path):
     rows = [{"text": f"house {i}", "label": 100_000 + i} for i in range(40)]
-    with pytest.raises(
-        DataError, match=r"labels have too few .*: 1000\d\d.* more; --kind number predicts a number"
-    ):
+    with pytest.raises(DataError, match=r"too few examples.*: 1000\d\d.* more; --problem-type regression"):
         examples.load(write(tmp_path / "t", rows), OPTIONS)
-    with pytest.raises(
-        DataError, match=r"too few examples to be in training.*label 1.*; add examples, or leave"
-    ):
+    with pytest.raises(DataError, match=r"too few examples.*label 1.*; add examples"):
         examples.load(
             write(tmp_path / "t", [row | {"label": f"label {row['label']}"} for row in rows]), OPTIONS
         )
     write(tmp_path / "train.jsonl", rows[:20])
     write(tmp_path / "test.jsonl", rows[20:])
     (tmp_path / "t").unlink()
-    with pytest.raises(
-        DataError, match=r"test has labels that training never sees: .*; --kind number predicts"
-    ):
+    with pytest.raises(DataError, match=r"test has labels .*; --problem-type regression"):
         examples.load(tmp_path, ClassifyOptions(val_fraction=0))
 
 
 def test_classes_that_look_like_missing_values_are_counted(tmp_path):
     rows = [{"text": f"text {i}", "label": ("ham", "N/A", "ham", "spam", "null")[i % 5]} for i in range(50)]
-    assert examples.load(write(tmp_path / "t", rows), OPTIONS).remarks == (
-        "classes whose names look like missing values: N/A (10), null (10); empty cells are left out",
-    )
+    (remark,) = examples.load(write(tmp_path / "t", rows), OPTIONS).remarks
+    assert "N/A (10), null (10)" in remark
 
 
 def test_texts_with_different_labels_are_counted(tmp_path):
     rows = [*messages(), {"text": "Message  0", "label": "ham"}, {"text": "message 1", "label": "ham"}]
     found = examples.load(write(tmp_path / "t", rows), ClassifyOptions(val_fraction=0, test_fraction=0))
-    assert found.remarks == ("1 text found more than once with different labels",)
+    assert found.remarks == ("1 text with different labels in different rows",)
 
 
 def test_balancing_says_what_it_leaves_out_and_from_where(tmp_path):
     file, options = write(tmp_path / "train.jsonl", messages()), ClassifyOptions(balance="sample")
     assert examples.load(file, options).remarks == (
-        "--balance sample leaves out 60 examples, from validation and test as well",
+        "--balance sample drops 60 examples, also from validation and test",
     )
     write(tmp_path / "test.jsonl", [{"text": f"new {i}", "label": "ham"} for i in range(9)])
     found = examples.load(tmp_path, options)
-    assert found.remarks == ("--balance sample leaves out 60 examples, from validation as well",)
+    assert found.remarks == ("--balance sample drops 60 examples, also from validation",)
     assert len(found.splits["test"]) == 9
 
 
 def test_a_share_that_is_none_is_said(tmp_path):
     found = examples.load(write(tmp_path / "t", messages(6, 2)), OPTIONS)
     assert [len(found.splits[split]) for split in examples.SPLITS] == [4, 0, 2]
-    assert found.remarks == ("val is empty: --val-fraction 0.1 of 6 examples is none",)
+    assert found.remarks == ("val is empty: --val-fraction 0.1 of 6 examples rounds to none",)
 
 
 def test_a_column_missing_from_one_split_is_refused(tmp_path):
     write(tmp_path / "train.jsonl", messages())
     write(tmp_path / "test.jsonl", [{"text": "x", "y": "ham"}])
-    with pytest.raises(DataError, match=r"test\.jsonl has no column 'label'; there are text, y"):
+    with pytest.raises(DataError, match=r"test\.jsonl has no column 'label'.*text, y"):
         examples.load(tmp_path, OPTIONS)
 
 
@@ -281,9 +273,9 @@ def test_shares_that_leave_nothing_are_refused(tmp_path):
 
 
 def test_a_folder_without_training_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no train, validation or test file"):
+    with pytest.raises(DataError, match="has no train, validation or test file"):
         examples.load(tmp_path, OPTIONS)
     write(tmp_path / "test.jsonl", messages())
     write(tmp_path / "dev.jsonl", messages())
-    with pytest.raises(DataError, match="none of them is called train"):
+    with pytest.raises(DataError, match="nothing called train"):
         examples.load(tmp_path, OPTIONS)

@@ -15,22 +15,24 @@ from pathlib import Path
 
 import pytest
 
-from gptworks.data import encoding, parts, pieces, shards
+from gptworks.data import chunk_files, encoding, work_units
 from gptworks.data.dataset import Dataset
 from gptworks.data.prepare import prepare
 from gptworks.errors import DataError, ResourceError
 from gptworks.recipe import PrepareOptions
 
+pytestmark = pytest.mark.e2e
+
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
-from gptworks.data import pieces
+from gptworks.data import work_units
 from gptworks.data.prepare import prepare
 from gptworks.recipe import PrepareOptions
 from gptworks.text.tokenizer import Tokenizer
 
 if __name__ == "__main__":
-    pieces.PIECE_BYTES = 400
+    work_units.UNIT_BYTES = 400
     corpus, vocabulary, out, workers = sys.argv[1:]
     options = PrepareOptions(sources=(corpus,), val_fraction=0.1, dedup=True, shard_tokens=900, workers=int(workers))
     print("begin", flush=True)
@@ -96,7 +98,7 @@ def test_killed_anywhere_the_result_is_the_same_to_the_byte(workers, command, tm
         process.communicate()
         reused.append(int(heard[-1] or 0) if heard[-1].strip().isdigit() else 0)
         assert not (tmp_path / "killed" / "manifest.json").exists()
-        with pytest.raises(DataError, match="killed is not finished: run the same `gptworks prepare` again"):
+        with pytest.raises(DataError, match="killed is not finished"):
             Dataset.open(tmp_path / "killed")
         deadline = time.monotonic() + 20
         while any(map(alive, processes)):  # a worker leaves when its parent is gone
@@ -127,8 +129,8 @@ def stop_after(count: int):
     return report
 
 
-def test_finished_pieces_are_not_done_again(corpus, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 400)
+def test_finished_work_units_are_not_done_again(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(work_units, "UNIT_BYTES", 400)
     with pytest.raises(Interrupted):
         prepare(options(corpus), tokenizer, tmp_path / "out", stop_after(5))
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/unfinished").glob("*.part")}
@@ -137,7 +139,7 @@ def test_finished_pieces_are_not_done_again(corpus, tokenizer, tmp_path, monkeyp
     monkeypatch.setattr(
         encoding.Encoder,
         "__call__",
-        lambda self, piece, do=encoding.Encoder.__call__: done.append(1) or do(self, piece),
+        lambda self, unit, do=encoding.Encoder.__call__: done.append(1) or do(self, unit),
     )
     resumed = prepare(options(corpus), tokenizer, tmp_path / "out")
     n_done = len(done)
@@ -147,8 +149,8 @@ def test_finished_pieces_are_not_done_again(corpus, tokenizer, tmp_path, monkeyp
     assert resumed.fingerprint == straight.fingerprint
 
 
-def test_a_part_cut_short_is_made_again(corpus, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 400)
+def test_a_truncated_chunk_file_is_made_again(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(work_units, "UNIT_BYTES", 400)
     with pytest.raises(Interrupted):
         prepare(options(corpus), tokenizer, tmp_path / "out", stop_after(5))
     for number, path in enumerate(sorted((tmp_path / "out/unfinished").glob("*.part"))):
@@ -158,17 +160,17 @@ def test_a_part_cut_short_is_made_again(corpus, tokenizer, tmp_path, monkeypatch
     assert resumed.fingerprint == straight.fingerprint
 
 
-def test_what_was_begun_from_other_inputs_is_not_mixed_in(corpus, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 400)
+def test_unfinished_work_on_other_inputs_is_refused_and_kept(corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(work_units, "UNIT_BYTES", 400)
     with pytest.raises(Interrupted):
         prepare(options(corpus), tokenizer, tmp_path / "out", stop_after(5))
-    with pytest.raises(DataError, match=r"was begun from other inputs \(prepare\.marks changed\)"):
-        prepare(options(corpus, marks="none"), tokenizer, tmp_path / "out")
+    with pytest.raises(DataError, match=r"other inputs \(changed: prepare\.separator\)"):
+        prepare(options(corpus, separator="none"), tokenizer, tmp_path / "out")
     assert len(list((tmp_path / "out/unfinished").glob("*.part"))) == 5
 
 
-def test_after_a_bad_line_skip_goes_on_with_what_is_finished(corpus, texts, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 400)
+def test_after_a_bad_line_skip_reuses_finished_work(corpus, texts, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(work_units, "UNIT_BYTES", 400)
     with corpus.open("a") as file:
         file.write("broken\n")
     with pytest.raises(DataError, match=rf"corpus\.jsonl:{len(texts) + 1}: invalid JSON"):
@@ -185,12 +187,12 @@ def test_after_a_bad_line_skip_goes_on_with_what_is_finished(corpus, texts, toke
 def test_a_folder_with_something_else_is_not_touched(corpus, tokenizer, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match="out is not empty and no Dataset"):
+    with pytest.raises(DataError, match="out is not empty"):
         prepare(options(corpus), tokenizer, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
     tokenizer.save(tmp_path / "tokenizer")
     before = files(tmp_path / "tokenizer")
-    with pytest.raises(DataError, match="tokenizer is not empty and no Dataset"):
+    with pytest.raises(DataError, match="tokenizer is not empty"):
         prepare(options(corpus), tokenizer, tmp_path / "tokenizer")
     assert files(tmp_path / "tokenizer") == before
 
@@ -200,7 +202,7 @@ def full_disk(*_: object) -> None:
 
 
 def test_a_disk_that_fills_while_reading(corpus, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 400)
+    monkeypatch.setattr(work_units, "UNIT_BYTES", 400)
     count = 0
 
     def write(*arguments):
@@ -208,8 +210,8 @@ def test_a_disk_that_fills_while_reading(corpus, tokenizer, tmp_path, monkeypatc
         count += 1
         return full_disk() if count == 4 else real(*arguments)
 
-    real = parts.write
-    monkeypatch.setattr(parts, "write", write)
+    real = chunk_files.write
+    monkeypatch.setattr(chunk_files, "write", write)
     with pytest.raises(
         ResourceError, match=r"the disk of .*out is full \(.* free\): it needs about .* MB more\. Free"
     ):
@@ -224,7 +226,7 @@ def test_a_disk_that_fills_while_reading(corpus, tokenizer, tmp_path, monkeypatc
 def test_a_disk_that_fills_while_writing_shards(corpus, tokenizer, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(
-            shards.os, "fsync", lambda _: full_disk() if (tmp_path / "out/train-00000.bin").exists() else None
+            os, "fsync", lambda _: full_disk() if (tmp_path / "out/train-00000.bin").exists() else None
         )
         with pytest.raises(ResourceError, match="is full"):
             prepare(options(corpus, shard_tokens=1000), tokenizer, tmp_path / "out")
@@ -251,7 +253,7 @@ def small_disk(tmp_path: Path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_real_disk_that_is_too_small(workers, small_disk, tokenizer, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 20_000)
+    monkeypatch.setattr(work_units, "UNIT_BYTES", 20_000)
     path = tmp_path / "corpus.jsonl"
     path.write_text("".join(json.dumps({"text": f"{n} {text}"}) + "\n" for n in range(10) for text in texts))
     chosen = options(path, workers=workers)
@@ -259,7 +261,7 @@ def test_a_real_disk_that_is_too_small(workers, small_disk, tokenizer, texts, tm
         prepare(chosen, tokenizer, small_disk / "out")
     kept = list((small_disk / "out/unfinished").glob("*.part"))
     assert kept
-    assert not list((small_disk / "out").rglob("*.partial"))
+    assert not list((small_disk / "out").rglob("*.draft"))
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     heard = []
     resumed = prepare(chosen, tokenizer, small_disk / "out", lambda p: heard.append(p.found_bytes))
@@ -268,25 +270,25 @@ def test_a_real_disk_that_is_too_small(workers, small_disk, tokenizer, texts, tm
 
 
 class Dying:
-    """Kills the process that does the fourth piece."""
+    """Kills the process that does the fourth work unit."""
 
     def __init__(self, encoder: encoding.Encoder) -> None:
         self.encoder = encoder
 
-    def __call__(self, piece: pieces.Piece) -> parts.Summary:
-        if piece.number == 3:
+    def __call__(self, unit: work_units.WorkUnit) -> chunk_files.Summary:
+        if unit.number == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.encoder(piece)
+        return self.encoder(unit)
 
 
 def test_a_worker_that_is_killed_is_noticed(corpus, tokenizer, tmp_path, monkeypatch):
     from gptworks.data import prepare as module
 
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 400)
+    monkeypatch.setattr(work_units, "UNIT_BYTES", 400)
     workers = module.Workers
     with monkeypatch.context() as patched:
         patched.setattr(module, "Workers", lambda encoder, n: workers(Dying(encoder), n))
-        with pytest.raises(ResourceError, match=r"a worker process died \(exit code -9"):
+        with pytest.raises(ResourceError, match=r"exit code -9"):
             prepare(options(corpus, workers=2), tokenizer, tmp_path / "out")
     resumed = prepare(dataclasses.replace(options(corpus), workers=2), tokenizer, tmp_path / "out")
     assert resumed.fingerprint == prepare(options(corpus), tokenizer, tmp_path / "straight").fingerprint

@@ -162,9 +162,7 @@ def test_fixed_windows_are_spread_evenly_and_always_the_same():
     ],
 )
 def test_a_split_shorter_than_a_row_is_refused(make):
-    with pytest.raises(
-        DataError, match=r"the train split has 20 tokens, fewer than one row of model\.context=64"
-    ):
+    with pytest.raises(DataError, match=r"the train split has 20 tokens; .*model\.context=64"):
         make(split_of([20]))
 
 

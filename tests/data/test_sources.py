@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from gptworks.data import pieces, python_text
-from gptworks.data.documents import documents
+from gptworks.data import python_text, work_units
 from gptworks.data.prepare import prepare
 from gptworks.data.shards import write_shard
+from gptworks.data.work_units import read_documents
 from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import BpeOptions, PrepareOptions
 from gptworks.text import bpe
@@ -77,29 +77,29 @@ FORMATS = {
 @pytest.mark.parametrize("size", [300, 8 << 20])
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_documents(name, size, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", size)
+    monkeypatch.setattr(work_units, "UNIT_BYTES", size)
     FORMATS[name](tmp_path / name, texts)
     chosen = options(tmp_path / name)
-    assert [document.text for document in documents(str(tmp_path / name), chosen)] == texts
+    assert [document.text for document in read_documents(str(tmp_path / name), chosen)] == texts
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst", "a.parquet"])
 def test_sets_in_nested_keys(name, texts, tmp_path):
     FORMATS[name](tmp_path / name, texts)
-    chosen = options(tmp_path / name, keep_sets=("B",))
-    assert [document.text for document in documents(str(tmp_path / name), chosen)] == texts[1::2]
+    chosen = options(tmp_path / name, subsets=("B",))
+    assert [document.text for document in read_documents(str(tmp_path / name), chosen)] == texts[1::2]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_a_text_in_a_nested_key(name, tmp_path):
     FORMATS[name](tmp_path / name, ["x", "y"])
     chosen = options(tmp_path / name, text_key="meta.pile_set_name")
-    assert [document.text for document in documents(str(tmp_path / name), chosen)] == ["A", "B"]
+    assert [document.text for document in read_documents(str(tmp_path / name), chosen)] == ["A", "B"]
 
 
 def test_a_key_that_has_a_dot_in_its_name(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a.b": "this", "a": {"b": "that"}}\n')
-    assert next(documents(str(tmp_path / "a.jsonl"), options(text_key="a.b"))).text == "this"
+    assert next(read_documents(str(tmp_path / "a.jsonl"), options(text_key="a.b"))).text == "this"
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path, monkeypatch):
@@ -108,20 +108,22 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path, monkeypatch):
         (tmp_path / name).write_text(name)
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\0\0\xff")
     write_jsonl(tmp_path / "b.jsonl", ["first", "second"])
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 9)
-    found = [document.text for document in documents(str(tmp_path), options(tmp_path))]
+    monkeypatch.setattr(work_units, "UNIT_BYTES", 9)
+    found = [document.text for document in read_documents(str(tmp_path), options(tmp_path))]
     assert found == ["a/x.txt", "a/z.py", "first", "second", "b.md", "c"]
 
 
 def test_text_is_taken_as_it_is(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
-    assert [document.text for document in documents(str(tmp_path / "a.txt"), options())] == ["one\r\ntwo\r\n"]
+    assert [document.text for document in read_documents(str(tmp_path / "a.txt"), options())] == [
+        "one\r\ntwo\r\n"
+    ]
 
 
 def test_the_pythons_own_text(tokenizer, tmp_path):
     chosen = options("python", val_fraction=0.1)
-    found = [document.text for document in documents("python", chosen)]
-    assert found == [document.text for document in documents("python", chosen)]
+    found = [document.text for document in read_documents("python", chosen)]
+    assert found == [document.text for document in read_documents("python", chosen)]
     assert any("def namedtuple(" in text for text in found)
     assert any(text.startswith('The "if" statement') for text in found)
     assert any("builtins.len\nReturn the number of items" in text for text in found)
@@ -147,7 +149,7 @@ def token_files(folder: Path, ids: list[int], style: str) -> list[Path]:
 @pytest.mark.parametrize("mark", ["before", "after"])
 @pytest.mark.parametrize("size", [100, 8 << 20])
 def test_token_shards_are_sources(style, mark, size, texts, tokenizer, tmp_path, monkeypatch, ids_of):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", size)
+    monkeypatch.setattr(work_units, "UNIT_BYTES", size)
     eos = [tokenizer.eos_id]
     put = {"before": lambda ids: eos + ids, "after": lambda ids: ids + eos}[mark]
     folder = tmp_path / "shards"
@@ -160,7 +162,7 @@ def test_token_shards_are_sources(style, mark, size, texts, tokenizer, tmp_path,
 
 
 def test_a_json_array_of_objects_is_records_and_other_json_is_text(tokenizer, tmp_path, ids_of, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 10)
+    monkeypatch.setattr(work_units, "UNIT_BYTES", 10)
     folder = tmp_path / "texts"
     folder.mkdir()
     records = [{"text": "the cat sat"}, {"text": "on a mat"}, {"text": "ran"}]
@@ -191,7 +193,7 @@ def test_a_dataset_is_a_source(texts, tokenizer, tmp_path):
 
 def test_tokens_without_marks_are_one_document(tokenizer, tmp_path, ids_of):
     token_files(tmp_path, ids := tokenizer.encode("the cat sat on the mat " * 30), "nanogpt")
-    chosen = options(tmp_path / "train.bin", marks="none", val_fraction=0.5)
+    chosen = options(tmp_path / "train.bin", separator="none", val_fraction=0.5)
     dataset = prepare(chosen, tokenizer, tmp_path / "out")
     assert [ids_of(dataset, "train")[0] + ids_of(dataset, "val")[0]] == [ids]
     assert dataset.splits["val"].text_bytes == len(tokenizer.decode_bytes(ids_of(dataset, "val")[0]))
@@ -204,17 +206,13 @@ def test_tokens_without_marks_are_one_document(tokenizer, tmp_path, ids_of):
         ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', r"a\.jsonl:2: invalid UTF-8 \(byte 0xe9"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', r"a\.jsonl:1: invalid Unicode \(lone surrogate U\+D800\)"),
         ("a.jsonl", b'{"text": "\xed\xa0\x80"}\n', r"a\.jsonl:1: invalid UTF-8"),
-        (
-            "a.jsonl",
-            b'{"body": "a"}\n',
-            r"a\.jsonl:1: there is no text under 'text' \(there is 'body'\); --text-key",
-        ),
-        ("a.json", b'[{"body": "a"}]', r"a\.json\[0\]: there is no text under 'text' \(there is 'body'\)"),
+        ("a.jsonl", b'{"body": "a"}\n', r"a\.jsonl:1: .*'text' .*'body'.*--text-key"),
+        ("a.json", b'[{"body": "a"}]', r"a\.json\[0\]: .*'text' .*'body'"),
         ("a.jsonl", b'{"text": 7}\n', r"a\.jsonl:1: 'text' holds a int, not text"),
-        ("a.jsonl", b"[1]\n", r"a\.jsonl:1: there is no text under 'text' \(there is a list\)"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl:1: .*'text' .*a list"),
         ("a.txt", b"one\ntwo\nthr\xe9e\n", r"a\.txt:3: invalid UTF-8 \(byte 0xe9\); save it as UTF-8, or"),
         ("a.csv", b"id,text\n1,a\n2,\xe9\n", r"a\.csv:3: invalid UTF-8 \(byte 0xe9\)"),
-        ("a.csv", b"id,body\n1,a\n", r"a\.csv:2: there is no text under 'text' \(there is 'id', 'body'\)"),
+        ("a.csv", b"id,body\n1,a\n", r"a\.csv:2: .*'text' .*'id', 'body'"),
     ],
 )
 def test_what_cannot_be_read_is_located_and_refused_or_skipped(
@@ -226,7 +224,7 @@ def test_what_cannot_be_read_is_located_and_refused_or_skipped(
         prepare(options(tmp_path / name), tokenizer, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match=message):
-        list(documents(str(tmp_path / name), options()))
+        list(read_documents(str(tmp_path / name), options()))
     chosen = options(tmp_path / name, tmp_path / "good.jsonl", on_error="skip")
     dataset = prepare(chosen, tokenizer, tmp_path / "out")
     assert tokenizer.decode(ids_of(dataset, "train")[-1][:-1]) == "good"
@@ -238,35 +236,23 @@ def test_what_cannot_be_read_is_located_and_refused_or_skipped(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl.gz", gzip.compress(json_lines(["text"] * 999))[:-20], "a.jsonl.gz is cut short or damaged"),
-        ("a.jsonl.gz", b"not gzip", "a.jsonl.gz is cut short or damaged"),
+        ("a.jsonl.gz", gzip.compress(json_lines(["text"] * 999))[:-20], "a.jsonl.gz is truncated or damaged"),
+        ("a.jsonl.gz", b"not gzip", "a.jsonl.gz is truncated or damaged"),
         (
             "a.jsonl.zst",
             zstandard.compress(json_lines(["text"] * 999))[:-5],
-            "a.jsonl.zst is cut short or damaged",
+            "a.jsonl.zst is truncated or damaged",
         ),
-        ("a.jsonl.zst", b"not zstd at all", "a.jsonl.zst is cut short or damaged"),
+        ("a.jsonl.zst", b"not zstd at all", "a.jsonl.zst is truncated or damaged"),
         ("a.parquet", b"PAR1 and nothing else", "a.parquet is not a readable Parquet file"),
-        ("a.txt.gz", b"", r"of compressed files only \.jsonl\.gz and \.jsonl\.zst"),
+        ("a.txt.gz", b"", r"a\.txt\.gz: unpack it.*\.jsonl\.gz"),
         ("a.txt", b"", r"nothing is left to train on \(.*1 document, dropped 1 empty\)"),
-        (
-            "a.txt",
-            "text".encode("utf-16"),
-            r"1 binary: \S*a\.txt is no plain text; save it as plain text in UTF-8",
-        ),
-        (
-            "a.docx",
-            b"PK\3\4\0\0\xff",
-            r"1 binary: \S*a\.docx is no plain text; save it as plain text in UTF-8",
-        ),
+        ("a.txt", "text".encode("utf-16"), r"1 binary: \S*a\.txt .*UTF-8"),
+        ("a.docx", b"PK\3\4\0\0\xff", r"1 binary: \S*a\.docx .*UTF-8"),
         ("a.jsonl", b"\n\n", "nothing is left to train on .*: 0 documents"),
         ("a.bin", b"", "nothing is left to train on"),
         ("a.bin", b"\1\2\3", "not a whole number of uint16 tokens"),
-        (
-            "a.bin",
-            np.array([1, 9999, 2], np.uint16).tobytes(),
-            "a.bin holds token 9,999, but the tokenizer ends at",
-        ),
+        ("a.bin", np.array([1, 9999, 2], np.uint16).tobytes(), "a.bin holds token 9,999"),
     ],
 )
 def test_what_is_damaged_is_refused_and_nothing_is_left(name, content, message, tokenizer, tmp_path):
@@ -285,9 +271,7 @@ def test_a_parquet_file_without_the_column(tokenizer, tmp_path):
 def test_missing_sources_are_refused_at_the_door(tokenizer, tmp_path):
     (tmp_path / "a.txt").write_text("the cat")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        DataError, match=r"there is no source '/nowhere\.txt': not a file, a folder, `python`, nor hf:"
-    ):
+    with pytest.raises(DataError, match=r"no source '/nowhere\.txt'.*hf:"):
         prepare(options(tmp_path / "a.txt", "/nowhere.txt"), tokenizer, tmp_path / "out")
     with pytest.raises(DataError, match="empty has no files to read"):
         prepare(options(tmp_path / "empty"), tokenizer, tmp_path / "out")
@@ -295,15 +279,15 @@ def test_missing_sources_are_refused_at_the_door(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("marks", "message"), [("eos-after", "end-of-text"), ("bos-eos", "beginning-of-text")]
+    ("separator", "message"), [("eos-after", "end-of-text"), ("bos-eos", "beginning-of-text")]
 )
-def test_marks_that_the_tokenizer_does_not_have(marks, message, gpt4_like, tmp_path):
+def test_a_separator_that_the_tokenizer_does_not_have_is_refused(separator, message, gpt4_like, tmp_path):
     (tmp_path / "a.txt").write_text("the cat")
     bare = bpe.train(["the cat"], BpeOptions(vocab_size=258, special_tokens=()))
     with pytest.raises(ConfigError, match=message):
         prepare(
-            options(tmp_path / "a.txt", marks=marks),
-            gpt4_like if marks == "bos-eos" else bare,
+            options(tmp_path / "a.txt", separator=separator),
+            gpt4_like if separator == "bos-eos" else bare,
             tmp_path / "out",
         )
 
@@ -312,16 +296,16 @@ def test_marks_that_the_tokenizer_does_not_have(marks, message, gpt4_like, tmp_p
     ("changes", "message"),
     [
         ({"sources": ()}, r"prepare\.sources is empty"),
-        ({"weights": (1.0, 2.0)}, r"prepare\.weights has 2 numbers for 1 prepare\.sources"),
+        ({"weights": (1.0, 2.0)}, r"prepare\.weights has 2 .* 1 prepare\.sources"),
         ({"drop_long": True}, r"prepare\.drop_long needs prepare\.max_words"),
-        ({"val_by": "source"}, r"prepare\.val_by=source and prepare\.val_source go together"),
+        ({"val_split_by": "source"}, r"prepare\.val_split_by=source and prepare\.val_source"),
         (
-            {"val_by": "source", "val_source": ("x",)},
-            r"prepare\.val_source='x' is none of prepare\.sources \(a\.txt\)",
+            {"val_split_by": "source", "val_source": ("x",)},
+            r"prepare\.val_source='x' .*prepare\.sources \(a\.txt\)",
         ),
-        ({"val_source": ("x",)}, "go together"),
-        ({"shard_tokens": 2**31}, r"prepare\.shard_tokens=2,147,483,648 is over"),
-        ({"sources": ("a.bin",), "min_words": 3}, r"prepare\.min_words needs text, and a\.bin is tokens"),
+        ({"val_source": ("x",)}, r"prepare\.val_split_by=source and prepare\.val_source"),
+        ({"shard_tokens": 2**31}, r"prepare\.shard_tokens=2,147,483,648"),
+        ({"sources": ("a.bin",), "min_words": 3}, r"prepare\.min_words needs text, but a\.bin"),
     ],
 )
 def test_contradictions_are_refused_at_the_door(changes, message, tokenizer, tmp_path, monkeypatch):

@@ -101,16 +101,16 @@ def test_sms_spam_as_it_comes(shared_data):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no rows"),
-        (b"label,text\n", "holds no rows"),
-        (b"one\ntwo\n", "is no table: its first line has no tab, comma, semicolon or bar"),
-        (b"label,text\nham,hi,there\n", "t:2 has 3 cells, the first row has 2"),
-        (b'label,text\nham,"hi\n', "t:2 cannot be read"),
+        (b"", "has no rows"),
+        (b"label,text\n", "has no rows"),
+        (b"one\ntwo\n", "is not a table"),
+        (b"label,text\nham,hi,there\n", "t:2 has 3 cells, .* 2"),
+        (b'label,text\nham,"hi\n', "cannot read .*t:2"),
         (b"label,text\nham,caf\xe9\n", "t:2 is not UTF-8 text"),
         (b'{"text": "a"}\n{"text": \n', "t:2 is not JSON"),
-        (b"[1, 2]", "is not a list of JSON objects"),
+        (b"[1, 2]", r"t\[0\] is not a JSON object"),
         (b"[1, ", "is not JSON"),
-        (b"PAR1 and no more", "cannot be read as Parquet"),
+        (b"PAR1 and no more", "is not readable as Parquet"),
     ],
 )
 def test_what_is_no_table_is_refused_with_its_line(content, message, tmp_path):
@@ -120,7 +120,7 @@ def test_what_is_no_table_is_refused_with_its_line(content, message, tmp_path):
 
 
 def test_no_file_and_an_empty_zip(tmp_path):
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="no file"):
         tables.read(tmp_path / "t")
     with zipfile.ZipFile(tmp_path / "t", "w") as archive:
         archive.writestr("README.md", "nothing")

@@ -4,30 +4,22 @@ import json
 import math
 from pathlib import Path
 
-from gptworks.evaluate.glue import task_score
+from gptworks.evaluation.glue import task_score
 from gptworks.glue import records
-from gptworks.glue.records import Grid, Result, Subject, Try
+from gptworks.glue.records import CellResult, GlueModel, Grid, Try
 from gptworks.glue.tasks import TASKS
 
 SMALL = ("cola", "mrpc", "stsb", "rte", "wnli")
 """Tasks with few test rows."""
 
 
-def checkpoint(epoch: float, run: str = "runs/small") -> Subject:
+def checkpoint(epoch: float, run: str = "runs/small") -> GlueModel:
     step = round(1000 * epoch)
     name = f"{Path(run).name}-step-{step:06d}"
-    return Subject(name, f"{run}@step-{step}", step, epoch, 65_536 * step, "0" * 64)
+    return GlueModel(name, f"{run}@step-{step}", step, epoch, 65_536 * step, "0" * 64)
 
 
-def make(
-    folder: Path,
-    subjects,
-    tasks=SMALL,
-    *,
-    tries=3,
-    predict=True,
-    score=None,
-):
+def make(folder: Path, subjects, tasks=SMALL, *, tries=3, predict=True, score=None):
     """A finished campaign. `score(subject, task, metric, try)` -> 0 to 1."""
     records.write_grid(folder, Grid(tuple(subjects), tuple(tasks), dict.fromkeys(tasks, tries)))
     for number, subject in enumerate(subjects):
@@ -57,7 +49,7 @@ def fill(folder, subject, task, tries, score, predict):
     guesses["weighted"] = {m: 0.0 if "corr" in m or facts.regression else 0.5 for m in facts.metrics}
     n = sum(part.rows for part in facts.validation)
     spans = {m: (max(-1.0, v - 0.03), min(1.0, v + 0.03)) for m, v in best.metrics.items()}
-    result = Result(
+    result = CellResult(
         subject.name, task, n, facts.train.rows, tuple(done), best.number, "the mean of the metrics", mean, deviation,
         spans, guesses, 10.0 * tries,
     )  # fmt: skip

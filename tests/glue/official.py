@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from gptworks.glue.tasks import TASKS, Part, Task
+from gptworks.glue.tasks import TASKS, GlueTask, Part
 
 MORE = {
     "sst2": ("sentence", "label"),
@@ -49,7 +49,7 @@ def write(
     return folder
 
 
-def _headings(task: Task, part: Part) -> tuple[str, ...]:
+def _headings(task: GlueTask, part: Part) -> tuple[str, ...]:
     if part.columns:
         return part.columns
     if part in task.tests:
@@ -57,7 +57,7 @@ def _headings(task: Task, part: Part) -> tuple[str, ...]:
     return MORE.get(task.name, ("index", *task.headings))
 
 
-def _row(task: Task, headings: tuple[str, ...], number: int) -> str:
+def _row(task: GlueTask, headings: tuple[str, ...], number: int) -> str:
     """A row whose label can be read off its texts' last words."""
     chance = random.Random(f"{task.name} {number}")
     words = task.words or ("0.0", "2.5", "4.75")

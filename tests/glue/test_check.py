@@ -1,5 +1,6 @@
-"""Every way of spoiling a submission that we could think of, and thousands that hypothesis did."""
+"""Every way to spoil a submission that we could think of, and thousands from hypothesis."""
 
+import re
 import struct
 import zipfile
 from functools import cache
@@ -9,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptworks.errors import DataError
-from gptworks.glue.check import MOST, check
+from gptworks.glue.check import MAX_PROBLEMS, check
 from gptworks.glue.tasks import SUBMISSION
 from tests.glue.campaigns import answer
 
 ALL = {name: rows for name, (_, rows) in ((n, (t, p.rows)) for n, (t, p) in SUBMISSION.items())}
 TEXTS = [name for name in ALL if name != "QQP.tsv"]
-"""All but the one that is long: a zip without it has one message more."""
-NO_QQP = ["QQP.tsv is missing"]
+"""All but the longest file, for speed: a zip without it has one more problem."""
+NO_QQP = "QQP.tsv is missing"
 
 
 @cache
@@ -60,188 +61,180 @@ def edited(name, line, new):
     return {name: "".join(lines)}
 
 
-HEADER = "and must be the header, index<TAB>prediction"
-NUMBER = "is no number: write one from 0 to 5, such as 3.214"
-NLI = "write entailment or neutral or contradiction"
-TWO = "write entailment or not_entailment"
-
 ROWS = [
     # swapped labels: another task's words, names for numbers, numbers for names
-    ("RTE.tsv", 5, "3\tneutral\n", "'neutral' is no label of RTE: " + TWO),
-    ("MNLI-m.tsv", 5, "3\tnot_entailment\n", "'not_entailment' is no label of MNLI: " + NLI),
-    ("QNLI.tsv", 2, "0\t1\n", "'1' is no label of QNLI: " + TWO),
-    ("AX.tsv", 2, "0\tEntailment\n", "'Entailment' is no label of MNLI: write entailment"),
-    ("WNLI.tsv", 3, "1\tentailment\n", "'entailment' is no label of WNLI: write 1"),
-    ("CoLA.tsv", 3, "1\tunacceptable\n", "'unacceptable' is no label of CoLA: write 0"),
-    ("CoLA.tsv", 3, "1\tTrue\n", "'True' is no label of CoLA: write 1"),
-    ("SST-2.tsv", 3, "1\tfalse\n", "'false' is no label of SST-2: write 0"),
-    ("MRPC.tsv", 3, "1\t1.0\n", "'1.0' is no label of MRPC: write 1"),
-    ("MRPC.tsv", 3, "1\t2\n", "'2' is no label of MRPC: write 0 or 1"),
-    ("MRPC.tsv", 3, "1\t-1\n", "'-1' is no label of MRPC: write 0 or 1"),
-    ("MRPC.tsv", 3, "1\t\n", "'' is no label of MRPC: write 0 or 1"),
-    ("RTE.tsv", 3, '1\t"entailment"\n', "'\"entailment\"' is no label of RTE: write entailment"),
-    ("RTE.tsv", 3, "1\tentailment \n", "'entailment ' is no label of RTE: write entailment"),
-    ("RTE.tsv", 3, "1\tentail\x1b[31mment\n", "'entail\\x1b[31mment' is no label of RTE: " + TWO),
+    ("RTE.tsv", 5, "3\tneutral\n", "'neutral'", "RTE", "entailment or not_entailment"),
+    ("MNLI-m.tsv", 5, "3\tnot_entailment\n", "'not_entailment'", "MNLI", "entailment or neutral or contradiction"),
+    ("QNLI.tsv", 2, "0\t1\n", "'1'", "QNLI", "entailment or not_entailment"),
+    ("AX.tsv", 2, "0\tEntailment\n", "'Entailment'", "MNLI", "write entailment"),
+    ("WNLI.tsv", 3, "1\tentailment\n", "'entailment'", "WNLI", "write 1"),
+    ("CoLA.tsv", 3, "1\tunacceptable\n", "'unacceptable'", "CoLA", "write 0"),
+    ("CoLA.tsv", 3, "1\tTrue\n", "'True'", "CoLA", "write 1"),
+    ("SST-2.tsv", 3, "1\tfalse\n", "'false'", "SST-2", "write 0"),
+    ("MRPC.tsv", 3, "1\t1.0\n", "'1.0'", "MRPC", "write 1"),
+    ("MRPC.tsv", 3, "1\t2\n", "'2'", "MRPC", "write 0 or 1"),
+    ("MRPC.tsv", 3, "1\t-1\n", "'-1'", "MRPC", "write 0 or 1"),
+    ("MRPC.tsv", 3, "1\t\n", "''", "MRPC", "write 0 or 1"),
+    ("RTE.tsv", 3, '1\t"entailment"\n', "'\"entailment\"'", "RTE", "write entailment"),
+    ("RTE.tsv", 3, "1\tentailment \n", "'entailment '", "RTE", "write entailment"),
+    ("RTE.tsv", 3, "1\tentail\x1b[31mment\n", "'entail\\x1b[31mment'", "RTE", "entailment or not_entailment"),
     # numbers
-    ("STS-B.tsv", 4, "2\t5.001\n", "'5.001' lies outside 0 to 5"),
-    ("STS-B.tsv", 4, "2\t-0.1\n", "'-0.1' lies outside 0 to 5"),
-    ("STS-B.tsv", 4, "2\tnan\n", "'nan' " + NUMBER),
-    ("STS-B.tsv", 4, "2\tinf\n", "'inf' " + NUMBER),
-    ("STS-B.tsv", 4, "2\t1_0\n", "'1_0' " + NUMBER),
-    ("STS-B.tsv", 4, "2\t3,2\n", "'3,2' " + NUMBER),
-    ("STS-B.tsv", 4, "2\t[3.2]\n", "'[3.2]' " + NUMBER),
-    ("STS-B.tsv", 4, "2\t 3.2\n", "' 3.2' is no number: write one from 0 to 5 without quotes or spaces, such as 3.214"),
-    ("STS-B.tsv", 4, "2\t1e999\n", "'1e999' lies outside 0 to 5"),
+    ("STS-B.tsv", 4, "2\t5.001\n", "'5.001'", "0 to 5"),
+    ("STS-B.tsv", 4, "2\t-0.1\n", "'-0.1'", "0 to 5"),
+    ("STS-B.tsv", 4, "2\tnan\n", "'nan'", "not a number", "0 to 5"),
+    ("STS-B.tsv", 4, "2\tinf\n", "'inf'", "not a number", "0 to 5"),
+    ("STS-B.tsv", 4, "2\t1_0\n", "'1_0'", "not a number", "0 to 5"),
+    ("STS-B.tsv", 4, "2\t3,2\n", "'3,2'", "not a number", "0 to 5"),
+    ("STS-B.tsv", 4, "2\t[3.2]\n", "'[3.2]'", "not a number", "0 to 5"),
+    ("STS-B.tsv", 4, "2\t 3.2\n", "' 3.2'", "not a number", "without quotes or spaces"),
+    ("STS-B.tsv", 4, "2\t1e999\n", "'1e999'", "0 to 5"),
     # indices
-    ("CoLA.tsv", 9, "8\t1\n", "the index is '8' and must be 7"),
-    ("CoLA.tsv", 9, "07\t1\n", "the index is '07' and must be 7"),
-    ("CoLA.tsv", 9, "7.0\t1\n", "the index is '7.0' and must be 7"),
-    ("CoLA.tsv", 9, '"7"\t1\n', "the index is '\"7\"' and must be 7"),
+    ("CoLA.tsv", 9, "8\t1\n", "index is '8'", "7"),
+    ("CoLA.tsv", 9, "07\t1\n", "index is '07'", "7"),
+    ("CoLA.tsv", 9, "7.0\t1\n", "index is '7.0'", "7"),
+    ("CoLA.tsv", 9, '"7"\t1\n', "index is '\"7\"'", "7"),
     # columns
-    ("CoLA.tsv", 9, "7,1\n", "is '7,1': a tab must stand between index and prediction"),
-    ("CoLA.tsv", 9, "7 1\n", "is '7 1': a tab must stand between index and prediction"),
-    ("CoLA.tsv", 9, "7\t1\t1\n", "is '7\\t1\\t1': it must be an index, a tab, a prediction"),
-    ("CoLA.tsv", 9, "\n", "is empty"),
+    ("CoLA.tsv", 9, "7,1\n", "'7,1'", "tab"),
+    ("CoLA.tsv", 9, "7 1\n", "'7 1'", "tab"),
+    ("CoLA.tsv", 9, "7\t1\t1\n", "'7\\t1\\t1'", "tab"),
+    ("CoLA.tsv", 9, "\n", "empty"),
     # header
-    ("WNLI.tsv", 1, "index\tlabel\n", "is 'index\\tlabel' " + HEADER),
-    ("WNLI.tsv", 1, "Index\tPrediction\n", "is 'Index\\tPrediction' " + HEADER),
-    ("WNLI.tsv", 1, "index,prediction\n", "is 'index,prediction' " + HEADER),
-    ("WNLI.tsv", 1, '"index"\t"prediction"\n', "is '\"index\"\\t\"prediction\"' " + HEADER),
-    ("WNLI.tsv", 1, None, "is a row: the header, index<TAB>prediction, must stand before it"),
+    ("WNLI.tsv", 1, "index\tlabel\n", "'index\\tlabel'", "index<TAB>prediction"),
+    ("WNLI.tsv", 1, "Index\tPrediction\n", "'Index\\tPrediction'", "index<TAB>prediction"),
+    ("WNLI.tsv", 1, "index,prediction\n", "'index,prediction'", "index<TAB>prediction"),
+    ("WNLI.tsv", 1, '"index"\t"prediction"\n', "'\"index\"\\t\"prediction\"'", "index<TAB>prediction"),
+    ("WNLI.tsv", 1, None, "is a row", "index<TAB>prediction"),
     # encoding
-    ("WNLI.tsv", 1, "\ufeffindex\tprediction\n", "begins with a byte order mark: write UTF-8 without one"),
-    ("WNLI.tsv", 3, "1\t1\r\n", "ends in CR LF, as on Windows: end lines in a newline alone"),
+    ("WNLI.tsv", 1, "\ufeffindex\tprediction\n", "byte order mark"),
+    ("WNLI.tsv", 3, "1\t1\r\n", "CR LF"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "line", "new", "message"), ROWS)
-def test_a_spoiled_line_is_named_with_its_file_and_number(zipped, name, line, new, message):
+@pytest.mark.parametrize("row", ROWS, ids=[f"{name}-{new!r}" for name, _, new, *_ in ROWS])
+def test_a_spoiled_line_is_named_with_its_file_and_number(zipped, row):
+    name, line, new, *parts = row
     found = [one for one in check(zipped(edited(name, line, new), names=[])) if one.startswith(name)]
-    assert found[0] == f"{name} line {line}: {message}"
+    assert found[0].startswith(f"{name} line {line}: ")
+    assert all(part in found[0] for part in parts), found[0]
     # an index that jumps is seen twice: where it jumps, and where it comes back
-    assert len(found) == (2 if "index is '8'" in message else 1)
+    assert len(found) == (2 if "index is '8'" in parts else 1)
 
 
-def test_a_whole_file_from_windows_is_said_once(zipped):
+def problems(path):
+    """The problems besides the file that is left out for speed."""
+    found = check(path)
+    assert NO_QQP in found
+    return [one for one in found if one != NO_QQP]
+
+
+def test_the_line_ends_of_a_whole_file_are_reported_once(zipped):
     text = "\ufeff" + sheet("RTE.tsv").replace("\n", "\r\n")
-    assert check(zipped({"RTE.tsv": text})) == [
-        *NO_QQP,
-        "RTE.tsv line 1: begins with a byte order mark: write UTF-8 without one",
-        "RTE.tsv line 1: ends in CR LF, as on Windows: end lines in a newline alone",
-    ]
+    mark, ends = problems(zipped({"RTE.tsv": text}))
+    assert mark.startswith("RTE.tsv line 1: ")
+    assert "byte order mark" in mark
+    assert ends.startswith("RTE.tsv line 1: ")
+    assert "CR LF" in ends
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty"),
-        (sheet("WNLI.tsv").encode("utf-16"), "is UTF-16: write it as UTF-8"),
-        (sheet("WNLI.tsv").replace("\n", "\r").encode(), "line 1 does not end: lines end in a newline, and are short"),
-        (sheet("WNLI.tsv").replace("1\t1", "1\t\xe9", 1).encode("latin-1"), "line 3: is not UTF-8"),
-        (b"\0" * 5000, "line 1 does not end: lines end in a newline, and are short"),
+        (b"", "WNLI.tsv is empty"),
+        (sheet("WNLI.tsv").encode("utf-16"), "WNLI.tsv is UTF-16"),
+        (sheet("WNLI.tsv").replace("\n", "\r").encode(), "WNLI.tsv line 1 is too long"),
+        (sheet("WNLI.tsv").replace("1\t1", "1\t\xe9", 1).encode("latin-1"), "WNLI.tsv line 3: is not UTF-8"),
+        (b"\0" * 5000, "WNLI.tsv line 1 is too long"),
     ],
 )  # fmt: skip
-def test_content_that_is_no_table_is_named(zipped, content, message):
-    found = [one for one in check(zipped({"WNLI.tsv": content})) if one not in NO_QQP]
-    assert found[0] == f"WNLI.tsv {message}"
+def test_content_that_is_not_a_table_is_named(zipped, content, message):
+    assert problems(zipped({"WNLI.tsv": content}))[0].startswith(message)
 
 
-def test_indices_that_begin_elsewhere_are_one_message(zipped):
-    """jiant once let MNLI-mm's go on where MNLI-m's end (its issue 257), and others begin at 1."""
+def test_indices_that_start_elsewhere_are_one_message(zipped):
+    """jiant once continued MNLI-mm's indices after MNLI-m's (its issue 257); others start at 1."""
     lines = sheet("MNLI-mm.tsv").splitlines()
     moved = [lines[0], *(f"{9796 + n}\t{line.split(chr(9))[1]}" for n, line in enumerate(lines[1:]))]
-    assert check(zipped({"MNLI-mm.tsv": "\n".join(moved)})) == [
-        *NO_QQP,
-        "MNLI-mm.tsv line 2: the index is '9796' and must be 0",
-    ]
+    (found,) = problems(zipped({"MNLI-mm.tsv": "\n".join(moved)}))
+    assert found.startswith("MNLI-mm.tsv line 2: ")
+    assert "'9796'" in found
 
 
 def test_two_halves_that_are_swapped_are_recognised_by_their_rows(zipped):
     swapped = {"MNLI-m.tsv": sheet("MNLI-mm.tsv"), "MNLI-mm.tsv": sheet("MNLI-m.tsv")}
-    assert [one for one in check(zipped(swapped)) if one not in NO_QQP] == [
-        "MNLI-m.tsv holds 9,847 rows and must hold 9,796 (so many has MNLI-mm.tsv)",
-        "MNLI-mm.tsv holds 9,796 rows and must hold 9,847 (so many has MNLI-m.tsv)",
-    ]
+    first, second = problems(zipped(swapped))
+    assert re.match(r"MNLI-m.tsv .*9,847 rows .*9,796 .*MNLI-mm.tsv", first)
+    assert re.match(r"MNLI-mm.tsv .*9,796 rows .*9,847 .*MNLI-m.tsv", second)
 
 
-def test_a_row_that_is_missing_is_found_where_it_is(zipped):
-    assert [one for one in check(zipped(edited("RTE.tsv", 100, None))) if one not in NO_QQP] == [
-        "RTE.tsv line 100: the index is '99' and must be 98",
-        "RTE.tsv holds 2,999 rows and must hold 3,000",
-    ]
+def test_a_missing_row_is_found_where_it_is(zipped):
+    where, count = problems(zipped(edited("RTE.tsv", 100, None)))
+    assert re.match(r"RTE.tsv line 100: .*'99'.* 98", where)
+    assert re.match(r"RTE.tsv .*2,999 rows .*3,000", count)
 
 
 def test_messages_are_bounded_and_the_rest_is_counted(zipped):
-    found = [
-        one
-        for one in check(zipped({"RTE.tsv": sheet("RTE.tsv").replace("entailment", "ja")}))
-        if one not in NO_QQP
-    ]
-    assert len(found) == MOST + 1
-    assert found[-1] == f"RTE.tsv: and {3000 - MOST:,} more"
-    extras = check(zipped({f"extra-{n}.txt": "" for n in range(500)}))
-    assert [one for one in extras if one not in NO_QQP][-1] == f"and {500 - MOST} more entries"
-    assert len(extras) == MOST + 2
+    found = problems(zipped({"RTE.tsv": sheet("RTE.tsv").replace("entailment", "ja")}))
+    assert len(found) == MAX_PROBLEMS + 1
+    assert found[-1] == f"RTE.tsv: and {3000 - MAX_PROBLEMS:,} more"
+    extras = problems(zipped({f"extra-{n}.txt": "" for n in range(500)}))
+    assert extras[-1] == f"and {500 - MAX_PROBLEMS} more entries"
+    assert len(extras) == MAX_PROBLEMS + 1
 
 
 @pytest.mark.parametrize(
-    ("entry", "message"),
+    ("entry", "shown"),
     [
-        (
-            "submission/",
-            "'submission/' is a folder: put the eleven files themselves into the zip, in no folder",
-        ),
-        (".ipynb_checkpoints/", "'.ipynb_checkpoints/' is a folder: put the eleven"),
-        ("__MACOSX/._CoLA.tsv", "'__MACOSX/._CoLA.tsv' is no file of a submission: leave it out"),
-        ("notes.txt", "'notes.txt' is no file of a submission: leave it out"),
-        ("MNLI.tsv", "'MNLI.tsv' is no file of a submission: leave it out"),
+        ("submission/", "'submission/' is a folder"),
+        (".ipynb_checkpoints/", "'.ipynb_checkpoints/' is a folder"),
+        ("__MACOSX/._CoLA.tsv", "'__MACOSX/._CoLA.tsv' does not belong"),
+        ("notes.txt", "'notes.txt' does not belong"),
+        ("MNLI.tsv", "'MNLI.tsv' does not belong"),
         ("CoLA.TSV", "'CoLA.TSV' is a second CoLA.tsv"),
-        ("../CoLA.tsv", "'../CoLA.tsv' leads out of the zip: leave it out"),
-        ("/etc/CoLA.tsv", "'/etc/CoLA.tsv' leads out of the zip: leave it out"),
-        ("C:\\CoLA.tsv", "'C:\\\\CoLA.tsv' leads out of the zip: leave it out"),
-        ("a\\..\\CoLA.tsv", "'a\\\\..\\\\CoLA.tsv' leads out of the zip: leave it out"),
+        ("../CoLA.tsv", "'../CoLA.tsv' points outside"),
+        ("/etc/CoLA.tsv", "'/etc/CoLA.tsv' points outside"),
+        ("C:\\CoLA.tsv", "'C:\\\\CoLA.tsv' points outside"),
+        ("a\\..\\CoLA.tsv", "'a\\\\..\\\\CoLA.tsv' points outside"),
     ],
 )
-def test_an_entry_too_many_is_named(zipped, entry, message):
-    found = [one for one in check(zipped({entry: ""})) if one not in NO_QQP]
-    assert found[0].startswith(message)
+def test_an_unexpected_entry_is_named(zipped, entry, shown):
+    assert problems(zipped({entry: ""}))[0].startswith(shown)
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "right"),
     [
-        (
-            "submission/CoLA.tsv",
-            "'submission/CoLA.tsv' stands in a folder: CoLA.tsv must stand at the top of the zip",
-        ),
-        ("cola.tsv", "'cola.tsv' must be called CoLA.tsv"),
-        ("diagnostic.tsv", "'diagnostic.tsv' must be called AX.tsv"),
-        ("STSB.tsv", "'STSB.tsv' must be called STS-B.tsv"),
+        ("submission/CoLA.tsv", "CoLA.tsv"),
+        ("cola.tsv", "CoLA.tsv"),
+        ("diagnostic.tsv", "AX.tsv"),
+        ("STSB.tsv", "STS-B.tsv"),
     ],
 )
-def test_a_file_in_the_wrong_place_is_said_to_be_that_and_not_missing(zipped, name, message):
-    right = message.split(": ")[-1].split()[0] if "folder" in message else message.split()[-1]
-    assert check(zipped({right: None, name: sheet(right)})) == [message, *NO_QQP]
+def test_a_file_with_the_wrong_name_or_place_is_not_reported_as_missing(zipped, name, right):
+    (found,) = problems(zipped({right: None, name: sheet(right)}))
+    assert found.startswith(f"'{name}' ")
+    assert right in found.removeprefix(f"'{name}'")
 
 
-def test_a_file_that_is_there_twice_is_named(zipped):
+def test_a_second_file_with_the_same_name_is_named(zipped):
     path = zipped()
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("CoLA.tsv", sheet("CoLA.tsv"))
-    assert check(path) == ["'CoLA.tsv' is a second CoLA.tsv", *NO_QQP]
+    assert problems(path) == ["'CoLA.tsv' is a second CoLA.tsv"]
 
 
-def test_a_link_is_no_file(zipped):
+def test_a_link_is_not_followed(zipped):
     path = zipped({"CoLA.tsv": None})
     with zipfile.ZipFile(path, "a") as archive:
         info = zipfile.ZipInfo("CoLA.tsv")
         info.external_attr = 0o120777 << 16
         archive.writestr(info, "/etc/passwd")
-    assert "'CoLA.tsv' is a link: put the file itself into the zip" in check(path)
+    link, missing = problems(path)
+    assert link.startswith("'CoLA.tsv' is a link")
+    assert missing == "CoLA.tsv is missing"
 
 
 def test_a_bomb_is_not_unpacked(zipped, monkeypatch):
-    """16 MB of rows, and as much without a newline, are both left early."""
+    """Reading stops early in 16 MB of rows, and in as much without a newline."""
     read = 0
     inside = zipfile.ZipExtFile.read
 
@@ -253,23 +246,24 @@ def test_a_bomb_is_not_unpacked(zipped, monkeypatch):
 
     rows = zipped({"WNLI.tsv": "index\tprediction\n" + "0\t1\n" * 2**22}, names=[])
     monkeypatch.setattr(zipfile.ZipExtFile, "read", counted)
-    assert "WNLI.tsv holds far more than 146 rows; the rest was not read" in check(rows)
+    assert any(re.match("WNLI.tsv .*more than 146 rows", one) for one in check(rows))
     endless = check(zipped({"RTE.tsv": "0" * 2**24}, names=[]))
-    assert "RTE.tsv line 1 does not end: lines end in a newline, and are short" in endless
+    assert any(one.startswith("RTE.tsv line 1 is too long") for one in endless)
     assert 0 < read < 2**20
 
 
-def test_what_is_no_zip_is_said(tmp_path, zipped):
-    with pytest.raises(DataError, match="no file"):
+def test_a_file_that_is_not_a_zip_is_named(tmp_path, zipped):
+    with pytest.raises(DataError, match=r"none\.zip"):
         check(tmp_path / "none.zip")
     (tmp_path / "text.zip").write_text("index\tprediction\n")
-    assert "no zip" in check(tmp_path / "text.zip")[0]
     data = zipped().read_bytes()
     (tmp_path / "cut.zip").write_bytes(data[: len(data) // 2])
-    assert "no zip" in check(tmp_path / "cut.zip")[0]
+    for name in ("text.zip", "cut.zip"):
+        (found,) = check(tmp_path / name)
+        assert found.startswith(f"{name} is not a readable zip")
 
 
-def test_damage_to_a_packed_file_is_said(tmp_path, zipped):
+def test_damage_to_a_compressed_file_is_reported(zipped):
     path = zipped()
     with zipfile.ZipFile(path) as archive:
         start = archive.getinfo("RTE.tsv").header_offset + 200
@@ -279,16 +273,16 @@ def test_damage_to_a_packed_file_is_said(tmp_path, zipped):
     assert any(one.startswith("RTE.tsv") for one in check(path))
 
 
-def test_encryption_and_odd_compression_are_said(tmp_path, zipped):
+def test_encryption_and_other_compression_are_reported(zipped):
     path = zipped()
     data = bytearray(path.read_bytes())
     central = data.index(b"PK\x01\x02")
     struct.pack_into("<H", data, central + 8, 1)  # the first entry's flags
     path.write_bytes(data)
-    assert f"{TEXTS[0]} is encrypted: make the zip without a password" in check(path)
+    assert any(one.startswith(f"{TEXTS[0]} is encrypted") for one in check(path))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("RTE.tsv", sheet("RTE.tsv"))
-    assert "RTE.tsv is compressed by method 14: use deflate, as every zip program can" in check(path)
+    assert any(re.match("RTE.tsv .*method 14.*deflate", one) for one in check(path))
 
 
 EDITS = st.one_of(
@@ -335,7 +329,7 @@ def test_whatever_is_done_to_a_file_is_seen_or_harmless(tmp_path_factory, edits)
     found = [one for one in check(path) if one.startswith("WNLI")]
     assert bool(found) != valid(text)
     assert all(one.isascii() and one.isprintable() and len(one) < 300 for one in found)
-    assert len(found) <= MOST + 2
+    assert len(found) <= MAX_PROBLEMS + 2
 
 
 @settings(max_examples=100, deadline=None)

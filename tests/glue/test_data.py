@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from gptworks.errors import DataError
-from gptworks.glue.data import Source
+from gptworks.glue.data import GlueSource
 from gptworks.glue.tasks import TASKS, choose
 from tests import hub
 from tests.glue import official
@@ -19,21 +19,21 @@ def folder(tmp_path):
 
 
 def source(folder, tmp_path, *, official_rows=False):
-    return Source(str(folder), tmp_path / "copies", official_rows)
+    return GlueSource(str(folder), tmp_path / "copies", official_rows)
 
 
 def test_every_task_s_rows_are_read_by_headings_and_words(folder, tmp_path):
     here = source(folder, tmp_path)
     here.check(choose(["all"]))
     for task in TASKS.values():
-        lessons = here.lessons(task, None)
-        train = lessons.examples.splits["train"]
+        training = here.training_data(task, None)
+        train = training.examples.splits["train"]
         assert len(train) == 24
         names = task.labels or (0.0, 2.5, 4.75)
         assert [one.label for one in train[:6]] == [names[number % len(names)] for number in range(6)]
-        assert all((one.pair is None) == (len(task.texts) == 1) for one in train)
-        assert lessons.examples.labels == task.labels
-        assert set(lessons.halves) == {part.name for part in task.validation}
+        assert all((one.text_pair is None) == (len(task.texts) == 1) for one in train)
+        assert training.examples.labels == task.labels
+        assert set(training.validation) == {part.name for part in task.validation}
         for part in task.tests:
             assert [one.label for one in here.rows(task, part)] == [""] * 24
 
@@ -55,10 +55,10 @@ def test_rows_of_qqp_without_all_cells_are_left_out_as_the_hub_does(folder, tmp_
 
 
 def test_a_part_of_training_is_its_first_rows_and_is_said(folder, tmp_path):
-    lessons = source(folder, tmp_path).lessons(TASKS["rte"], 10)
-    assert len(lessons.examples.splits["train"]) == 10
-    assert len(lessons.examples.splits["val"]) == 24
-    assert lessons.examples.remarks == ("trained on the first 10 of 2,490 rows",)
+    training = source(folder, tmp_path).training_data(TASKS["rte"], 10)
+    assert len(training.examples.splits["train"]) == 10
+    assert len(training.examples.splits["val"]) == 24
+    assert training.examples.remarks == ("trained on the first 10 of 2,490 rows",)
 
 
 def broken(folder, change):
@@ -71,14 +71,11 @@ def broken(folder, change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda lines: lines.__setitem__(0, "index\tsentence1\tlabel"), r"dev.tsv has no column 'sentence2'"),
-        (
-            lambda lines: lines.__setitem__(3, "2\ta\tb\tmaybe"),
-            r"dev.tsv:4: the label 'maybe' is none of entail",
-        ),
-        (lambda lines: lines.__setitem__(3, "2\ta\tb\t1"), r"dev.tsv:4: the label '1' is none of"),
-        (lambda lines: lines.__setitem__(3, "2\ta\tb"), r"dev.tsv:4 has 3 cells, and there are 4 columns"),
-        (lambda lines: lines.__setitem__(3, "2\ta\tb\tc\tentailment"), r"dev.tsv:4 has 5 cells"),
+        (lambda lines: lines.__setitem__(0, "index\tsentence1\tlabel"), r"dev.tsv .*'sentence2'"),
+        (lambda lines: lines.__setitem__(3, "2\ta\tb\tmaybe"), r"dev.tsv:4: .*'maybe'.* entailment"),
+        (lambda lines: lines.__setitem__(3, "2\ta\tb\t1"), r"dev.tsv:4: .*'1'"),
+        (lambda lines: lines.__setitem__(3, "2\ta\tb"), r"dev.tsv:4 .*3 cells.* 4 columns"),
+        (lambda lines: lines.__setitem__(3, "2\ta\tb\tc\tentailment"), r"dev.tsv:4 .*5 cells"),
     ],
 )
 def test_files_that_are_wrong_are_named_with_the_line(folder, tmp_path, change, words):
@@ -92,19 +89,17 @@ def test_numbers_of_sts_b_have_a_range(folder, tmp_path):
     text = file.read_text().splitlines()
     text[3] = text[3].rpartition("\t")[0] + "\t5.01"
     file.write_text("\n".join(text))
-    with pytest.raises(DataError, match=r"train.tsv:4: the score '5.01' is no number from 0 to 5"):
+    with pytest.raises(DataError, match=r"train.tsv:4: .*'5.01'.* 0 to 5"):
         source(folder, tmp_path).check(choose(["stsb"]))
 
 
 def test_missing_files_folders_and_rows(folder, tmp_path):
-    with pytest.raises(
-        DataError, match=r"train.tsv holds 24 rows, and GLUE's WNLI has 635 there.*--no-official-rows"
-    ):
+    with pytest.raises(DataError, match=r"train.tsv .*24 rows.* WNLI has 635.*--no-official-rows"):
         source(folder, tmp_path, official_rows=True).check(choose(["wnli"]))
     (folder / "RTE" / "test.tsv").unlink()
-    with pytest.raises(DataError, match=r"RTE/test.tsv is missing: it is part of GLUE's official download"):
+    with pytest.raises(DataError, match=r"RTE/test.tsv is missing"):
         source(folder, tmp_path).check(choose(["rte"]))
-    with pytest.raises(DataError, match=r"is no folder; give the official download's folder, or hf"):
+    with pytest.raises(DataError, match=r"--data .*nowhere"):
         source(tmp_path / "nowhere", tmp_path).check(choose(["rte"]))
 
 
@@ -125,16 +120,16 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from gptworks.errors import UserError
-from gptworks.glue.data import Source
+from gptworks.glue.data import GlueSource
 from gptworks.glue.tasks import TASKS, choose
 
 def read(place, official_rows):
-    source = Source(place, Path(place.replace(":", "").replace("/", "-")), official_rows)
+    source = GlueSource(place, Path(place.replace(":", "").replace("/", "-")), official_rows)
     try:
         source.check(choose(["wnli"]))
-        lessons = source.lessons(TASKS["wnli"], None)
+        training = source.training_data(TASKS["wnli"], None)
         test = list(source.rows(TASKS["wnli"], TASKS["wnli"].tests[0]))
-        return [[vars(one) for one in part] for part in (lessons.examples.splits["train"], test)]
+        return [[vars(one) for one in part] for part in (training.examples.splits["train"], test)]
     except UserError as error:
         return str(error)
 
@@ -198,6 +193,7 @@ def test_the_hub_s_labels_are_taken_by_name_and_its_rows_are_kept(tmp_path):
     assert [one["label"] for one in turned[0][:2]] == ["entailment", "not_entailment"]
     assert first[0][0]["text"] == "train 0"
     assert [one["label"] for one in first[1]] == [""] * 5
-    assert "the label 'no' is none of not_entailment, entailment" in other
+    assert "'no'" in other
+    assert "not_entailment, entailment" in other
     assert kept == first  # the copies are read, and were counted when they were made
     assert "some/none" in none

@@ -9,12 +9,12 @@ import pytest
 from gptworks.errors import ConfigError, DataError
 from gptworks.glue import plots, records, series
 from gptworks.glue.overview import detailed, differences, overview
-from gptworks.glue.records import Subject
+from gptworks.glue.records import GlueModel
 from gptworks.glue.tasks import TASKS
 from tests.glue.campaigns import checkpoint, make
-from tests.report.conftest import maker
+from tests.reports.conftest import maker
 
-GPT2 = Subject("gpt2", "gpt2")
+GPT2 = GlueModel("gpt2", "gpt2")
 
 
 def score(subject, task, metric, number):
@@ -79,7 +79,7 @@ def test_differences_are_of_two_runs_at_the_same_epochs(tmp_path):
     x, y = lines(drawn.figure.axes[0])[0]
     np.testing.assert_allclose(x, [0, 1])
     np.testing.assert_allclose(y, 3, atol=0.01)
-    assert "large less small" in drawn.title
+    assert "large minus small" in drawn.title
     other = make(tmp_path / "o", [checkpoint(9.0, "runs/other")], ["rte"], predict=False)
     material = series.read([campaign, other])
     assert differences(material, material.series[0], material.series[2]) is None
@@ -114,7 +114,7 @@ def test_pretraining_is_drawn_where_its_logs_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     maker(tmp_path / "runs")("small")
     tokens = [
-        Subject(f"s{step}", f"runs/small@step-{step}", step, min(step, 40) / 40, 128 * step)
+        GlueModel(f"s{step}", f"runs/small@step-{step}", step, min(step, 40) / 40, 128 * step)
         for step in (0, 20, 40, 10**7)  # the last of a longer run that was there before
     ]
     campaign = make(tmp_path / "c", tokens, ["rte"], predict=False)
@@ -147,15 +147,15 @@ def test_files_lie_in_the_campaign(tmp_path):
 
 
 def test_tokens_are_the_axis_where_epochs_are_not_known(tmp_path):
-    subjects = [Subject(f"s{n}", f"runs/x@step-{n}", n, None, 1000 * n) for n in (0, 5)]
+    subjects = [GlueModel(f"s{n}", f"runs/x@step-{n}", n, None, 1000 * n) for n in (0, 5)]
     assert series.read([make(tmp_path / "c", subjects, ["rte"], predict=False)]).axis == "tokens"
 
 
 def test_there_must_be_something_to_draw(tmp_path):
-    with pytest.raises(DataError, match="no GLUE campaign"):
+    with pytest.raises(DataError, match=r"campaign\.json"):
         plots.plot(tmp_path)
     records.write_grid(tmp_path, records.Grid((GPT2,), ("rte",), {"rte": 1}))
-    with pytest.raises(ConfigError, match="nothing to draw"):
+    with pytest.raises(ConfigError, match="no finished cell"):
         plots.plot(tmp_path)
     assert not (tmp_path / "plots").exists()
 

@@ -1,9 +1,9 @@
-"""Against scikit-learn and SciPy by way of evaluate/glue.py, the thesis's tables, and guessing itself."""
+"""Against scikit-learn and SciPy through evaluation/glue.py, the thesis's tables, and guessing itself."""
 
 import numpy as np
 import pytest
 
-from gptworks.evaluate import glue, statistics
+from gptworks.evaluation import glue, statistics
 from gptworks.glue import scores
 from gptworks.glue.tasks import TASKS
 
@@ -46,7 +46,7 @@ def test_mnli_is_measured_in_halves():
 
 def test_numbers_are_clamped_to_the_scale():
     raw = np.array([[-1.0], [2.5], [9.0]])
-    assert scores.answers(TASKS["stsb"], raw).tolist() == [0.0, 2.5, 5.0]
+    assert scores.predictions(TASKS["stsb"], raw).tolist() == [0.0, 2.5, 5.0]
 
 
 def labels_of(counts):

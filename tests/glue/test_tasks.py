@@ -1,10 +1,10 @@
-"""Facts of the tasks, beside real files where they are here, and beside each other."""
+"""Facts of the tasks, compared with each other and with the real files, if present."""
 
 import pytest
 
 from gptworks.errors import ConfigError
 from gptworks.glue import tasks
-from gptworks.glue.data import Source
+from gptworks.glue.data import GlueSource
 from gptworks.glue.tasks import SUBMISSION, TASKS
 
 SERVER = {
@@ -29,7 +29,7 @@ def test_the_server_gets_eleven_files_of_the_numbers_of_rows_that_it_wants():
 
 def test_the_profile_is_table_4_6_of_the_thesis():
     table = {
-        name: (p.epochs, p.tries, p.eval_every) for name, p in ((t.name, t.profile) for t in TASKS.values())
+        name: (p.epochs, p.n_seeds, p.eval_every) for name, p in ((t.name, t.profile) for t in TASKS.values())
     }
     assert table == {
         "cola": (3, 7, 50),
@@ -54,10 +54,10 @@ def test_names_are_read_as_people_write_them():
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["coala"], "GLUE has no such task; it has cola, sst2"),
+        (["coala"], "coala: .*cola, sst2"),
         (["rte", "RTE"], "names rte twice"),
         (["ax"], "comes with mnli"),
-        (["rte,wnli"], "tasks are separated by spaces: --tasks rte wnli$"),
+        (["rte,wnli"], "--tasks rte wnli$"),
     ],
 )
 def test_names_that_are_none(names, words):
@@ -68,7 +68,7 @@ def test_names_that_are_none(names, words):
 def test_the_official_download_has_these_rows_words_and_majorities(shared_data, tmp_path):
     """Of the tasks that are here whole: every file is read, its rows and words checked by the reader itself."""
     here = tasks.choose(["cola", "sst2", "mrpc", "stsb", "rte", "wnli"])
-    source = Source(str(shared_data / "glue"), tmp_path)
+    source = GlueSource(str(shared_data / "glue"), tmp_path)
     source.check(here)
     for task in here:
         labels = [one.label for one in source.rows(task, task.train)]

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptworks.model.build import Model
-from gptworks.model.layout import to_disk
+from gptworks.model.hf_weights import to_disk
 from gptworks.model.loss import linear_cross_entropy
 from tests.conftest import CONTEXT, VOCABULARY
 

@@ -130,11 +130,11 @@ def widen(folder):
         (lambda f: rename(f, lambda key: ""), "is an empty adapter"),
         (
             lambda f: rename(f, lambda key: key.replace(".h.", ".layers.")),
-            r"adapter for .*base and does not fit .*is no linear layer of it",
+            r"adapter for .*base and does not fit .*no linear layer",
         ),
         (lambda f: rename(f, lambda key: "" if "lora_B" in key else key), "only one of lora_A and lora_B"),
-        (widen, r"does not fit .*base: .*is made for \(192, 64\) weights, and there it has \(96, 32\)"),
-        (lambda f: edit(f, peft_type="IA3"), "is a IA3 adapter; gptworks reads LORA"),
+        (widen, r"does not fit .*base: .*\(96, 32\).*\(192, 64\)"),
+        (lambda f: edit(f, peft_type="IA3"), "peft_type=IA3"),
         (lambda f: edit(f, use_dora=True), "use_dora=True, which is not supported"),
         (lambda f: edit(f, bias="all"), "bias=all; only none"),
         (
@@ -159,7 +159,7 @@ def test_a_base_whose_weights_changed_is_refused(base):
     with torch.no_grad():
         model.head_weight[0, 0] += 1
     checkpoint.save(model, base)
-    with pytest.raises(CheckpointError, match="the weights there have changed since"):
+    with pytest.raises(CheckpointError, match="weights have changed"):
         checkpoint.load(folder)
 
 
@@ -173,7 +173,7 @@ def test_a_base_that_moved_along_is_found_and_no_other_is_taken(base, tmp_path):
     with torch.no_grad():
         model.head_weight[0, 0] += 1
     checkpoint.save(model, tmp_path / "new" / "base")
-    with pytest.raises(CheckpointError, match=r"write its new place into .*adapter_config.json"):
+    with pytest.raises(CheckpointError, match=r"into .*adapter_config\.json"):
         checkpoint.load(moved)
 
 

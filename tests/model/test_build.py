@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gptworks.model.build import build, grow_vocabulary
-from gptworks.model.config import ModelConfig, resolve
+from gptworks.model.config import ModelConfig, resolve_config
 from gptworks.model.loss import linear_cross_entropy
 from gptworks.recipe import ModelOptions
 
@@ -12,7 +12,7 @@ TINY = {"n_layer": 2, "n_head": 4, "n_embd": 64, "context": 32}
 
 
 def tiny(**options) -> ModelConfig:
-    return resolve(ModelOptions(**TINY | options), 261)
+    return resolve_config(ModelOptions(**TINY | options), 261)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "modern"])
@@ -30,7 +30,7 @@ def test_weights_depend_on_the_seed_alone(family: str):
 
 @pytest.mark.parametrize("family", ["gpt2", "modern"])
 def test_initial_weights_follow_gpt2s_scheme(family: str):
-    config = resolve(ModelOptions(family=family, n_layer=8, n_head=4, n_embd=256, context=128), 4000)
+    config = resolve_config(ModelOptions(family=family, n_layer=8, n_head=4, n_embd=256, context=128), 4000)
     for name, param in build(config, seed=0).named_parameters():
         if param.dim() == 1:
             assert param.eq(0.0 if name.endswith("bias") else 1.0).all(), name

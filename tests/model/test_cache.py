@@ -3,12 +3,12 @@ import torch
 
 from gptworks.model.build import build
 from gptworks.model.cache import KVCache
-from gptworks.model.config import resolve
+from gptworks.model.config import resolve_config
 from gptworks.recipe import ModelOptions
 from tests.conftest import VOCABULARY
 from tests.model.parity import some_ids
 
-CONFIG = resolve(
+CONFIG = resolve_config(
     ModelOptions(family="modern", n_layer=2, n_head=4, n_kv_head=2, n_embd=32, context=20, init_std=0.3),
     VOCABULARY,
 )

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from gptworks.errors import CheckpointError
 from gptworks.model import checkpoint
 from gptworks.model.build import Model, build
-from gptworks.model.config import resolve
+from gptworks.model.config import resolve_config
 from gptworks.recipe import ModelOptions
 from tests.conftest import CONTEXT, END, VOCABULARY
 from tests.model.parity import logits, some_ids
@@ -20,7 +20,7 @@ SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "context": CONTEXT, "init_std"
 
 
 def tiny(**options) -> Model:
-    return build(resolve(ModelOptions(**SHAPE | options), VOCABULARY), seed=0).eval()
+    return build(resolve_config(ModelOptions(**SHAPE | options), VOCABULARY), seed=0).eval()
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_weights_go_back_into_a_model_where_they_are(folder: Path):
     for name, param in model.named_parameters():
         assert torch.equal(param, wanted[name])
         assert param.data_ptr() == places[name]
-    with pytest.raises(CheckpointError, match="its network has no place for"):
+    with pytest.raises(CheckpointError, match=r"holds .* tensors that its network"):
         checkpoint.load_into(tiny(), folder)
 
 
@@ -167,19 +167,17 @@ def test_biases_and_positions_that_others_have_trained_since_count(tmp_path: Pat
 
 def test_dropout_and_context_can_be_overridden(folder: Path):
     model = checkpoint.load(folder, overrides={"dropout": 0.3, "dropout_at": ("attention",), "context": 20})
-    assert (model.config.drop("attention"), model.config.drop("mlp_out"), model.config.context) == (
-        0.3,
-        0.0,
-        20,
-    )
+    assert (
+        model.config.dropout_rate("attention"),
+        model.config.dropout_rate("mlp_out"),
+        model.config.context,
+    ) == (0.3, 0.0, 20)
     ids = some_ids(length=20)
     assert torch.equal(logits(model, ids), logits(checkpoint.load(folder), ids))
 
 
 def test_only_learned_positions_limit_the_context(folder: Path, tmp_path: Path):
-    with pytest.raises(
-        CheckpointError, match=f"has learned {CONTEXT} positions: model.context=64 is too long"
-    ):
+    with pytest.raises(CheckpointError, match=rf"{CONTEXT} positions: model\.context=64"):
         checkpoint.load(folder, overrides={"context": 64})
     for options in ({"positions": "sinusoidal"}, {"family": "modern"}):
         model = tiny(**options)
@@ -255,7 +253,7 @@ def missing_shard(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (missing_folder, "nowhere holds no model: it has no config.json"),
+        (missing_folder, "nowhere .*no config.json"),
         (
             no_weights,
             "holds no weights; looked for model.safetensors, model.safetensors.index.json, pytorch_model",
@@ -264,9 +262,9 @@ def missing_shard(folder: Path) -> Path:
         (not_safetensors, r"model\.safetensors cannot be read"),
         (config_no_json, r"config\.json cannot be read"),
         (config_a_list, r"config\.json cannot be read"),
-        (other_width, r"transformer\.h\.0\.\S+ has shape .*config\.json says|wte\.weight has shape"),
-        (other_depth, r"lacks 12 tensors of its network: transformer\.h\.3\."),
-        (less_deep, r"holds 12 tensors its network has no place for: transformer\.h\.2\."),
+        (other_width, r"transformer\.h\.0\.\S+ has shape .*config\.json|wte\.weight has shape"),
+        (other_depth, r"lacks 12 tensors .*transformer\.h\.3\."),
+        (less_deep, r"holds 12 tensors .*transformer\.h\.2\."),
         (other_architecture, "model_type=llama; gptworks reads gpt2 and qwen3"),
         (broken_index, r"index\.json cannot be read"),
         (missing_shard, r"model-00001-of-00002\.safetensors is missing"),

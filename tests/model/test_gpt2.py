@@ -6,7 +6,7 @@ import torch
 from gptworks.model import checkpoint
 from gptworks.model.build import build
 from gptworks.model.cache import KVCache
-from gptworks.model.config import resolve
+from gptworks.model.config import resolve_config
 from gptworks.model.gpt2 import GPT2, sinusoids
 from gptworks.recipe import ModelOptions
 from tests.conftest import CONTEXT, VOCABULARY, livened
@@ -45,7 +45,7 @@ def test_ours_opened_by_transformers_is_the_same_network(variant: dict, tmp_path
     from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    model = livened(build(resolve(ModelOptions(**SHAPE | variant), VOCABULARY), seed=0))
+    model = livened(build(resolve_config(ModelOptions(**SHAPE | variant), VOCABULARY), seed=0))
     checkpoint.save(model, tmp_path)
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert isinstance(theirs, GPT2LMHeadModel)
@@ -87,10 +87,10 @@ def test_padding_rows_are_invisible(ours: GPT2):
 
 def test_dropout_acts_where_it_is_asked_to_and_in_training_only():
     ids = some_ids()
-    plain = build(resolve(ModelOptions(**SHAPE), VOCABULARY), seed=0)
+    plain = build(resolve_config(ModelOptions(**SHAPE), VOCABULARY), seed=0)
     for place in ("embedding", "attention", "attention_out", "mlp_out"):
         options = ModelOptions(**SHAPE, dropout=0.5, dropout_at=(place,))
-        model = build(resolve(options, VOCABULARY), seed=0)
+        model = build(resolve_config(options, VOCABULARY), seed=0)
         assert torch.equal(logits(model.eval(), ids), logits(plain, ids))
         model.train()
         torch.manual_seed(0)
@@ -98,7 +98,9 @@ def test_dropout_acts_where_it_is_asked_to_and_in_training_only():
         assert not torch.equal(first, logits(model, ids))
         torch.manual_seed(0)
         assert torch.equal(first, logits(model, ids))
-    nowhere = build(resolve(ModelOptions(**SHAPE, dropout=0.5, dropout_at=()), VOCABULARY), seed=0).train()
+    nowhere = build(
+        resolve_config(ModelOptions(**SHAPE, dropout=0.5, dropout_at=()), VOCABULARY), seed=0
+    ).train()
     assert torch.equal(logits(nowhere, ids), logits(plain, ids))
 
 
@@ -123,7 +125,7 @@ def test_fixed_tables_are_not_trained():
     options = ModelOptions(**SHAPE, positions="sinusoidal", frozen_embedding="gpt2")
     fixed = {
         name
-        for name, p in build(resolve(options, VOCABULARY), seed=0).named_parameters()
+        for name, p in build(resolve_config(options, VOCABULARY), seed=0).named_parameters()
         if not p.requires_grad
     }
     assert fixed == {"transformer.wte.weight", "transformer.wpe.weight"}

@@ -4,7 +4,7 @@ import torch
 from gptworks.errors import ConfigError
 from gptworks.model import checkpoint, lora
 from gptworks.model.build import build
-from gptworks.model.config import resolve
+from gptworks.model.config import resolve_config
 from gptworks.recipe import LoraOptions, ModelOptions
 from tests.conftest import CONTEXT, VOCABULARY
 from tests.model.parity import logits, some_ids
@@ -14,7 +14,7 @@ FAMILIES = pytest.mark.parametrize("family", ["gpt2", "modern"])
 
 
 def tiny(family="gpt2", **options):
-    return build(resolve(ModelOptions(family=family, **SHAPE | options), VOCABULARY), seed=0).eval()
+    return build(resolve_config(ModelOptions(family=family, **SHAPE | options), VOCABULARY), seed=0).eval()
 
 
 def trained(model, options, seed=0):
@@ -82,7 +82,7 @@ def test_a_layer_is_its_weight_plus_the_scaled_product():
     ],
 )
 def test_targets_are_ends_of_names(patterns, names):
-    assert lora.targets(tiny(), patterns) == names
+    assert lora.target_layers(tiny(), patterns) == names
 
 
 def test_a_target_that_names_nothing_is_refused_with_what_there_is():

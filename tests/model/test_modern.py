@@ -6,8 +6,8 @@ import torch
 from gptworks.model import checkpoint
 from gptworks.model.build import build
 from gptworks.model.cache import KVCache
-from gptworks.model.config import resolve
-from gptworks.model.modern import Modern, turn
+from gptworks.model.config import resolve_config
+from gptworks.model.modern import Modern, apply_rope
 from gptworks.recipe import ModelOptions
 from tests.conftest import CONTEXT, VOCABULARY, livened
 from tests.model.parity import assert_same_network, logits, some_ids
@@ -41,7 +41,7 @@ def test_ours_opened_by_transformers_is_the_same_network(variant: dict, tmp_path
     from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    model = livened(build(resolve(ModelOptions(**SHAPE | variant), VOCABULARY), seed=0))
+    model = livened(build(resolve_config(ModelOptions(**SHAPE | variant), VOCABULARY), seed=0))
     checkpoint.save(model, tmp_path)
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert isinstance(theirs, Qwen3ForCausalLM)
@@ -72,15 +72,15 @@ def test_with_a_cache_it_computes_the_same(ours: Modern, cuts: list[int]):
 
 def test_attention_sees_distances_only():
     """Rotary positions: the same tokens, later in the context, attend to each other the same way."""
-    config = resolve(ModelOptions(**SHAPE | {"n_layer": 1}), VOCABULARY)
+    config = resolve_config(ModelOptions(**SHAPE | {"n_layer": 1}), VOCABULARY)
     model = build(config, seed=0).eval()
     assert isinstance(model, Modern)
     rotary, q, k = model.model.rotary, torch.randn(1, 1, 1, 12), torch.randn(1, 1, 1, 12)
 
     def score(at: int, seen: int) -> float:
         turned = (
-            turn(q, *rotary(slice(at, at + 1), q.dtype)),
-            turn(k, *rotary(slice(seen, seen + 1), k.dtype)),
+            apply_rope(q, *rotary(slice(at, at + 1), q.dtype)),
+            apply_rope(k, *rotary(slice(seen, seen + 1), k.dtype)),
         )
         return (turned[0] * turned[1]).sum().item()
 
@@ -90,9 +90,11 @@ def test_attention_sees_distances_only():
 
 def test_dropout_acts_where_it_is_asked_to_and_in_training_only():
     ids = some_ids()
-    plain = build(resolve(ModelOptions(**SHAPE), VOCABULARY), seed=0)
+    plain = build(resolve_config(ModelOptions(**SHAPE), VOCABULARY), seed=0)
     for place in ("embedding", "attention", "attention_out", "mlp_out"):
-        model = build(resolve(ModelOptions(**SHAPE, dropout=0.5, dropout_at=(place,)), VOCABULARY), seed=0)
+        model = build(
+            resolve_config(ModelOptions(**SHAPE, dropout=0.5, dropout_at=(place,)), VOCABULARY), seed=0
+        )
         assert torch.equal(logits(model.eval(), ids), logits(plain, ids))
         assert not torch.equal(logits(model.train(), ids), logits(plain, ids))
 

@@ -6,16 +6,17 @@ import torch
 import torch.nn.functional as F
 
 from gptworks.model import native
-from gptworks.model.loss import IGNORE, linear_cross_entropy
+from gptworks.model.loss import linear_cross_entropy
+from gptworks.text.vocabulary import IGNORE
 from tests.model.test_lora import tiny
 
-compiled = pytest.mark.skipif(bool(native.why_not()), reason=f"no compiled loops here: {native.why_not()}")
+compiled = pytest.mark.skipif(bool(native.unavailable_reason()), reason=native.unavailable_reason())
 
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch):
     """Looks again for a compiler and a library, here and after the test."""
-    looks = (native.kernels, native.why_not, native._library, native._function)
+    looks = (native.kernels, native.unavailable_reason, native._library, native._function)
     for look in looks:
         look.cache_clear()
     yield monkeypatch
@@ -113,7 +114,7 @@ def head_loss() -> tuple[torch.Tensor, ...]:
 def test_the_head_learns_the_same_with_and_without(fresh: pytest.MonkeyPatch):
     ours = head_loss()
     fresh.setenv("GPTWORKS_NATIVE", "0")
-    native.why_not.cache_clear()
+    native.unavailable_reason.cache_clear()
     native.kernels.cache_clear()
     assert native.kernels() is None
     for mine, plain in zip(ours, head_loss(), strict=True):
@@ -123,24 +124,24 @@ def test_the_head_learns_the_same_with_and_without(fresh: pytest.MonkeyPatch):
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler is installed")
 def test_is_compiled_once_and_only_where_nobody_else_can_write(fresh: pytest.MonkeyPatch, tmp_path: Path):
     fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
-    if native.why_not():
-        pytest.skip(native.why_not())
+    if native.unavailable_reason():
+        pytest.skip(native.unavailable_reason())
     (library,) = (tmp_path / "gptworks").iterdir()
     written = library.stat().st_mtime_ns
-    for look in (native.kernels, native.why_not, native._library):
+    for look in (native.kernels, native.unavailable_reason, native._library):
         look.cache_clear()
     assert native.kernels() is not None
     assert library.stat().st_mtime_ns == written
     (tmp_path / "gptworks").chmod(0o777)
-    for look in (native.kernels, native.why_not, native._library):
+    for look in (native.kernels, native.unavailable_reason, native._library):
         look.cache_clear()
-    assert "chmod 700" in native.why_not()
+    assert "chmod 700" in native.unavailable_reason()
 
 
 def test_without_a_compiler_pytorch_does_it(fresh: pytest.MonkeyPatch, tmp_path: Path):
     fresh.setenv("PATH", str(tmp_path))
     fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert native.why_not()
+    assert native.unavailable_reason()
     assert native.kernels() is None
     assert head_loss()[0].isfinite()
 
@@ -152,11 +153,11 @@ def test_a_compiler_that_fails_is_quoted_in_a_line(fresh: pytest.MonkeyPatch, tm
     fresh.setenv("CC", str(broken))
     fresh.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert native.kernels() is None
-    assert native.why_not() == "cc: no such flag" or "OpenMP" in native.why_not()
-    assert not list((tmp_path / "gptworks").glob("*")) or "OpenMP" in native.why_not()
+    assert native.unavailable_reason() == "cc: no such flag" or "OpenMP" in native.unavailable_reason()
+    assert not list((tmp_path / "gptworks").glob("*")) or "OpenMP" in native.unavailable_reason()
 
 
-@pytest.mark.skipif(not native.has_tiles(), reason="this CPU has no tiles (AMX), or no compiler")
+@pytest.mark.skipif(not native.has_amx(), reason="this CPU has no tiles (AMX), or no compiler")
 @pytest.mark.parametrize(
     "shape", [(1, 1, 64, 64), (2, 3, 100, 64), (1, 2, 33, 32), (2, 2, 130, 128), (2, 4, 256, 64)]
 )
@@ -196,7 +197,7 @@ def test_attention_is_left_to_pytorch_where_it_does_not_suit():
     assert native.attention(half, half[:, :1], half[:, :1]) is None
 
 
-@pytest.mark.skipif(not native.has_tiles(), reason="this CPU has no tiles (AMX), or no compiler")
+@pytest.mark.skipif(not native.has_amx(), reason="this CPU has no tiles (AMX), or no compiler")
 def test_a_value_that_is_not_finite_is_not_swallowed():
     qkv = torch.randn(1, 2, 64, 32).bfloat16()
     qkv[0, 1, 40, 3] = torch.nan
@@ -209,7 +210,7 @@ def test_a_value_that_is_not_finite_is_not_swallowed():
     assert q.grad[0, 0].isfinite().all()
 
 
-tiled = pytest.mark.skipif(not native.has_tiles(), reason="this CPU has no tiles (AMX), or no compiler")
+tiled = pytest.mark.skipif(not native.has_amx(), reason="this CPU has no tiles (AMX), or no compiler")
 
 
 def few(rows: int, n: int = 48, k: int = 96) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -227,12 +228,12 @@ def test_few_rows_times_a_matrix_are_torchs_product(rows: int, biased: bool):
     x, weight, bias = few(rows)
     bias = bias if biased else None
     exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    y = native.few_rows(x, weight, bias)
+    y = native.small_batch_matmul(x, weight, bias)
     assert y is not None
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=1e-5)  # rounded once
     for row in range(rows):  # whoever else is there
-        assert torch.equal(native.few_rows(x[row], weight, bias), y[row])
+        assert torch.equal(native.small_batch_matmul(x[row], weight, bias), y[row])
 
 
 @tiled
@@ -244,11 +245,11 @@ def test_few_rows_times_int8_lose_nothing_of_the_rows(rows: int):
     eights = (weight * 30).round().clamp(-127, 127).to(torch.int8)
     scales = torch.rand(64, generator=torch.Generator().manual_seed(9)) / 30
     exact = F.linear(x.double(), eights.double() * scales.double()[:, None], bias.double())
-    y = native.few_rows(x, eights, bias, scales)
+    y = native.small_batch_matmul(x, eights, bias, scales)
     assert y is not None
     coarse = x.double().abs().amax(1, keepdim=True) / 127 / 254 / 2 * (eights.double().abs().sum(1) * scales)
     assert ((y.double() - exact).abs() <= exact.abs() * 2**-8 + coarse + 1e-5).all()
-    assert torch.equal(native.few_rows(x[:1], eights, bias, scales), y[:1])
+    assert torch.equal(native.small_batch_matmul(x[:1], eights, bias, scales), y[:1])
 
 
 @tiled
@@ -256,13 +257,13 @@ def test_few_rows_times_int8_lose_nothing_of_the_rows(rows: int):
 def test_few_rows_of_zeros_and_of_what_is_not_finite():
     x, weight, bias = few(3)
     x[0], x[1, 4], x[2, 4] = 0.0, torch.nan, torch.inf
-    y = native.few_rows(x, weight, bias)
+    y = native.small_batch_matmul(x, weight, bias)
     assert y is not None
     assert torch.equal(y[0], bias)
     assert y[1].isnan().all()
     assert not y[2].isfinite().any()
     eights = torch.ones(48, 128, dtype=torch.int8)
-    y = native.few_rows(F.pad(x, (0, 32)), eights, bias, torch.ones(48))
+    y = native.small_batch_matmul(F.pad(x, (0, 32)), eights, bias, torch.ones(48))
     assert y is not None
     assert torch.equal(y[0], bias)
     assert not y[1:].isfinite().any()
@@ -271,29 +272,31 @@ def test_few_rows_of_zeros_and_of_what_is_not_finite():
 @torch.no_grad()
 def test_what_the_tiles_do_not_suit_is_left_to_torch():
     x, weight, bias = few(4)
-    assert native.few_rows(x.float(), weight.float(), None) is None
-    assert native.few_rows(x, weight[:40], None) is None
-    assert native.few_rows(x[:, :80].contiguous(), weight[:, :80].contiguous(), None) is None
-    assert native.few_rows(x, weight[:, ::2], None) is None
-    assert native.few_rows(x, weight, bias.float()) is None
-    assert native.few_rows(x[:0], weight, None) is None
-    assert native.few_rows(few(33)[0], weight, None) is None
+    assert native.small_batch_matmul(x.float(), weight.float(), None) is None
+    assert native.small_batch_matmul(x, weight[:40], None) is None
+    assert native.small_batch_matmul(x[:, :80].contiguous(), weight[:, :80].contiguous(), None) is None
+    assert native.small_batch_matmul(x, weight[:, ::2], None) is None
+    assert native.small_batch_matmul(x, weight, bias.float()) is None
+    assert native.small_batch_matmul(x[:0], weight, None) is None
+    assert native.small_batch_matmul(few(33)[0], weight, None) is None
     with torch.enable_grad():
-        assert native.few_rows(x, weight, None) is None
+        assert native.small_batch_matmul(x, weight, None) is None
 
 
 @tiled
 @pytest.mark.parametrize("family", ["gpt2", "modern"])
 def test_a_network_s_step_is_the_same_with_the_tiles_to_rounding(family, monkeypatch: pytest.MonkeyPatch):
     model = tiny(family, n_embd=64, n_inner=128, init_std=0.05).bfloat16().eval()
-    asked = []
-    quick = native.few_rows
-    monkeypatch.setattr(native, "few_rows", lambda *given: asked.append(quick(*given)) or asked[-1])
+    results = []
+    fast = native.small_batch_matmul
+    monkeypatch.setattr(
+        native, "small_batch_matmul", lambda *args: results.append(fast(*args)) or results[-1]
+    )
     ids = torch.tensor([[5, 9, 30]])
     with torch.inference_mode():
-        found = model.logits(model(ids))
-        monkeypatch.setattr(native, "few_rows", lambda *_: None)
+        ours = model.logits(model(ids))
+        monkeypatch.setattr(native, "small_batch_matmul", lambda *_: None)
         wanted = model.logits(model(ids))
-    assert asked
-    assert all(y is not None for y in asked)
-    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
+    assert results
+    assert all(y is not None for y in results)
+    torch.testing.assert_close(ours, wanted, rtol=0.02, atol=0.02)

@@ -101,19 +101,19 @@ def test_without_special_tokens_nothing_ends_a_text():
     assert (made.eos_id, made.special_tokens, made.vocab_size) == (None, {}, 258)
 
 
-def test_texts_cut_into_pieces_give_the_same_merges(corpus: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_texts_cut_into_chunks_give_the_same_merges(corpus: list[str], monkeypatch: pytest.MonkeyPatch):
     whole = ["\n".join(corpus)]
     for pattern in ("gpt2", "gpt4"):
         expected = bpe.by_tokenizers(whole, 700, pattern)
         with monkeypatch.context() as patch:
-            patch.setattr(bpe, "PIECE", 100)
-            assert len(list(bpe._pieces(whole[0]))) > 100
-            assert "".join(bpe._pieces(whole[0])) == whole[0]
+            patch.setattr(bpe, "CHUNK_CHARS", 100)
+            assert len(list(bpe._chunks(whole[0]))) > 100
+            assert "".join(bpe._chunks(whole[0])) == whole[0]
             assert bpe.by_tokenizers(whole, 700, pattern) == expected
 
 
 def test_reading_stops_after_max_bytes_and_is_told(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bpe, "TELL_EVERY", 10)
+    monkeypatch.setattr(bpe, "PROGRESS_BYTES", 10)
     told: list[int] = []
 
     def endless() -> Iterator[str]:
@@ -135,12 +135,9 @@ def test_lone_surrogates_are_read_as_replacement_characters():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            BpeOptions(vocab_size=257),
-            "bpe.vocab_size=257 has no room for 256 bytes, 1 special tokens and a merge",
-        ),
-        (BpeOptions(special_tokens=("a", "a")), "names a token twice"),
-        (BpeOptions(special_tokens=("",)), "or an empty one"),
+        (BpeOptions(vocab_size=257), r"bpe\.vocab_size=257.* 258"),
+        (BpeOptions(special_tokens=("a", "a")), r"bpe\.special_tokens=\['a', 'a'\]"),
+        (BpeOptions(special_tokens=("",)), r"bpe\.special_tokens=\[''\]"),
     ],
 )
 def test_impossible_options_are_refused_before_anything_is_read(options: BpeOptions, message: str):
@@ -154,12 +151,12 @@ def test_impossible_options_are_refused_before_anything_is_read(options: BpeOpti
 
 @pytest.mark.parametrize("texts", [[], ["", ""]])
 def test_no_text_is_refused(texts: list[str]):
-    with pytest.raises(DataError, match="no text to train"):
+    with pytest.raises(DataError, match="no text"):
         bpe.train(texts, BpeOptions())
 
 
 def test_a_special_token_that_text_contains_as_a_token_is_refused():
-    with pytest.raises(DataError, match="'ab' cannot be a special token"):
+    with pytest.raises(DataError, match="'ab'"):
         bpe.train(["abab"], BpeOptions(vocab_size=300, special_tokens=("ab",)))
 
 
@@ -167,5 +164,5 @@ def test_a_full_disk_is_said():
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("no /dev/full here")
-    with pytest.raises(ResourceError, match="is full: training copies the text there; set TMPDIR"):
+    with pytest.raises(ResourceError, match=r"/dev.*TMPDIR.*bpe\.max_bytes"):
         bpe._spool(["abab"], full)

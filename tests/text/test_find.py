@@ -51,7 +51,7 @@ def test_the_nearest_folder_is_named_before_the_hub_s_words(small: Tokenizer, tm
         there = load_in_child(endpoint, tmp_path, "bpee")
     away = load_in_child(endpoint, tmp_path, "bpee")
     for (line,) in (there, away):
-        assert "here (the nearest: bpe), and " in line
+        assert "(the nearest: bpe), and " in line
 
 
 def test_a_hub_model_s_tokenizer_is_loaded_once_and_kept(small: Tokenizer, tmp_path: Path):
@@ -139,10 +139,8 @@ def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(
 
 
 def test_a_folder_without_a_tokenizer_says_what_was_looked_for(tmp_path: Path):
-    with pytest.raises(
-        DataError, match=r"looked for tokenizer\.json, vocab\.json \+ merges\.txt, one \.tiktoken"
-    ):
+    with pytest.raises(DataError, match=r"tokenizer\.json, vocab\.json \+ merges\.txt or one \.tiktoken"):
         Tokenizer.load(tmp_path)
     (tmp_path / "vocab.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(DataError, match="half of a tokenizer; give its folder"):
+    with pytest.raises(DataError, match=r"vocab\.json .* folder"):
         Tokenizer.load(tmp_path / "vocab.json")

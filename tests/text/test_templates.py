@@ -4,7 +4,7 @@ import pytest
 
 from gptworks.errors import ConfigError, DataError
 from gptworks.text import templates
-from gptworks.text.templates import ADDED, Chat, Message, adopt, find
+from gptworks.text.templates import SPECIAL_TOKENS, Chat, Message, adopt, find
 from gptworks.text.tokenizer import Tokenizer
 
 PLAIN = (Message("user", "Name a colour."), Message("assistant", "Blue."))
@@ -19,7 +19,7 @@ HEAD_INPUT = (
 
 
 def chat(tokenizer, name):
-    return Chat(adopt(tokenizer, find(name), ADDED.get(name, ())))
+    return Chat(adopt(tokenizer, find(name), SPECIAL_TOKENS.get(name, ())))
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,7 @@ def chat(tokenizer, name):
             WITH_INPUT,
             HEAD + "\n\n### Instruction:\nAdd them up.\n\n### Input:\n1, 2\n\n### Response:\n",
         ),
-        (
-            "chatml",
-            WITH_INPUT,
-            "<|im_start|>user\nAdd them up.\n\n1, 2<|im_end|>\n<|im_start|>assistant\n",
-        ),
+        ("chatml", WITH_INPUT, "<|im_start|>user\nAdd them up.\n\n1, 2<|im_end|>\n<|im_start|>assistant\n"),
     ],
 )
 def test_the_prompts_of_those_systems(byte_tokenizer, name, messages, wanted):
@@ -76,7 +72,7 @@ def test_transformers_writes_the_same_from_our_folder(byte_tokenizer, tmp_path, 
     ids, learned = ours.encode(messages)
     assert found["input_ids"] == ids
     assert found["assistant_masks"] == learned
-    assert theirs.eos_token == ours.end
+    assert theirs.eos_token == ours.end_token
 
 
 @pytest.mark.parametrize("name", templates.names())
@@ -133,7 +129,7 @@ def test_the_template_travels_with_the_tokenizer(byte_tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{% for %}", "is no Jinja: line 1"),
+        ("{% for %}", "Jinja: line 1"),
         ("{{ raise_exception('only one turn') }}", "does not render: only one turn"),
         ("{{ messages[0].content + 1 }}", "does not render: can only concatenate str"),
         ("{{ ''.__class__.__mro__ }}", "does not render: access to attribute '__class__'"),
@@ -143,7 +139,7 @@ def test_the_template_travels_with_the_tokenizer(byte_tokenizer, tmp_path):
 )
 def test_a_template_that_cannot_be_used_is_refused(byte_tokenizer, source, message):
     if message is None:  # only a conversation shows it
-        with pytest.raises(ConfigError, match="training and generation would disagree"):
+        with pytest.raises(ConfigError, match="training and generation"):
             Chat(adopt(byte_tokenizer, source)).encode(PLAIN)
         return
     with pytest.raises(ConfigError, match=message):
@@ -151,9 +147,7 @@ def test_a_template_that_cannot_be_used_is_refused(byte_tokenizer, source, messa
 
 
 def test_a_template_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(
-        ConfigError, match="--template alpca is neither a file nor one of alpaca, chatml, dalp"
-    ):
+    with pytest.raises(ConfigError, match=r"--template alpca .* alpaca, chatml, dalp"):
         find("alpca")
 
 

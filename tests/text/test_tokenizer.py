@@ -184,6 +184,16 @@ def test_tokens_have_the_bytes_they_stand_for(small: Tokenizer):
             small.decode([id])
 
 
+def test_byte_lengths_are_those_of_the_tokens(small: Tokenizer):
+    lengths = small.byte_lengths()
+    assert lengths.tolist() == [len(small.token_bytes(id)) for id in range(small.vocab_size)]
+    special = list(small.special_tokens.values())
+    assert special
+    assert not small.byte_lengths(specials=False)[special].any()
+    ordinary = np.setdiff1d(np.arange(small.vocab_size), special)
+    assert np.array_equal(small.byte_lengths(specials=False)[ordinary], lengths[ordinary])
+
+
 @given(data=st.data())
 @CHECKED
 def test_streamed_pieces_add_up_and_never_cut_a_character(small: Tokenizer, data: st.DataObject):

@@ -44,7 +44,7 @@ def test_class_weights_give_every_class_the_same_sum():
     [([0.0, 5.0], 1), ([0.0], 1), ([200_000.0, -200_000.0], 2**18), ([0.001], 2**-10), ([3e38], 2.0**120)],
 )
 def test_numbers_far_from_1_are_counted_in_a_power_of_two(numbers, unit):
-    assert classifying.unit_of(np.array(numbers, dtype=np.float32)) == unit
+    assert classifying.target_scale_of(np.array(numbers, dtype=np.float32)) == unit
 
 
 def learned(folder, **options):

@@ -1,4 +1,4 @@
-"""Data that cannot be learned from: left out, named, and gone back from; and all of it the same after a stop."""
+"""Bad steps are skipped, their documents named, the run rolled back; and all of it is the same after a resume."""
 
 import json
 import math
@@ -13,12 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gptworks import runs
+from gptworks import files, runs
 from gptworks.cli import main
 from gptworks.data.dataset import Dataset
 from gptworks.data.prepare import prepare
 from gptworks.recipe import PrepareOptions
 from gptworks.train import tasks
+
+pytestmark = pytest.mark.e2e
 
 TINY = shlex.split(
     "--model.n-layer 1 --model.n-head 2 --model.n-embd 16 --model.context 16 --train.batch-tokens 64 --eval.tokens 64 "
@@ -40,19 +42,20 @@ def dataset(tmp_path_factory, byte_tokenizer) -> Path:
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Let the loss of all rows at these places of the data be multiplied by something."""
-    batch, loss = tasks.LanguageModelling.batch, tasks.LanguageModelling.loss
+    """Multiply the loss of the rows of these data steps by a factor."""
+    batch, loss = tasks.LanguageModelTask.batch, tasks.LanguageModelTask.loss
 
     def put(places, factor=float("nan"), only_first=False):
         def marked(self, rows):
             bad = {row for place in places for row in self.rows(place).tolist()[: 1 if only_first else None]}
             return batch(self, rows) | {"poisoned": torch.tensor([int(row) in bad for row in rows])}
 
-        def spoilt(self, model, made):
-            return loss(self, model, made) * (factor if made["poisoned"].any() else 1.0)
+        def spoiled(self, model, marked_batch):
+            poisoned = marked_batch["poisoned"].any()
+            return loss(self, model, marked_batch) * (factor if poisoned else 1.0)
 
-        monkeypatch.setattr(tasks.LanguageModelling, "batch", marked)
-        monkeypatch.setattr(tasks.LanguageModelling, "loss", spoilt)
+        monkeypatch.setattr(tasks.LanguageModelTask, "batch", marked)
+        monkeypatch.setattr(tasks.LanguageModelTask, "loss", spoiled)
 
     return put
 
@@ -64,12 +67,12 @@ def pretrain(dataset, run, *more):
 
 
 def metrics(run):
-    rows = runs.read_rows(run / "metrics.jsonl")
+    rows = files.read_rows(run / "metrics.jsonl")
     return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
 
 
 def tensors(run, which=None):
-    folder = runs.find_checkpoint(run, which)
+    folder = runs.Run(run).checkpoint(which)
     found = load_file(folder / "model.safetensors") | load_file(folder / "trainer" / "optimizer.safetensors")
     return {name: tensor.clone() for name, tensor in found.items()}
 
@@ -87,9 +90,7 @@ def steps(run):
     return [row for row in metrics(run) if "loss" in row]
 
 
-def test_a_step_that_is_not_finite_changes_nothing_and_its_documents_are_named(
-    dataset, tmp_path, poison, capfd
-):
+def test_a_non_finite_step_changes_nothing_and_its_documents_are_named(dataset, tmp_path, poison, capfd):
     run = tmp_path / "run"
     poison([9], only_first=True)
     assert pretrain(dataset, run, "--save.every", "1", "--save.keep", "99") == 0
@@ -97,7 +98,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_its_documents_are_named(
     assert math.isnan(steps(run)[9]["loss"])
     before, after = tensors(run, "step-9"), tensors(run, "step-10")
     assert all(torch.equal(before[name], after[name]) for name in before)
-    (fault,) = runs.read_rows(run / "faults.jsonl")
+    (fault,) = files.read_rows(run / "faults.jsonl")
     assert (fault["step"], fault["why"], fault["in_a_row"]) == (10, "not finite", 1)
 
     from gptworks.data.order import Shuffled
@@ -105,13 +106,13 @@ def test_a_step_that_is_not_finite_changes_nothing_and_its_documents_are_named(
     opened = Dataset.open(dataset)
     order = Shuffled(opened.split("train"), 16, 4, seed=0)
     row = order.read(int(order.rows(9)[0])).tolist()
-    told = b"".join(document(opened, name) for name in fault["documents"])
+    named = b"".join(document(opened, name) for name in fault["documents"])
     text = opened.tokenizer().decode_bytes(row)
     assert len(text) > 10
-    assert text in told  # the row is a stretch of the documents that are named, in their order
-    said = " ".join(capfd.readouterr().err.split())
-    assert "step 10 is not finite (loss nan, gradient norm nan) and was not learned from" in said
-    assert f"to blame may be {fault['documents'][0]}" in said
+    assert text in named  # the named documents, in order, contain the row
+    message = " ".join(capfd.readouterr().err.split())
+    assert "step 10 is not finite (loss nan, gradient norm nan)" in message
+    assert fault["documents"][0] in message
 
 
 def document(dataset, name):
@@ -122,34 +123,34 @@ def document(dataset, name):
     return dataset.tokenizer().decode_bytes(shard.tokens[begin:end])
 
 
-def test_after_too_many_in_a_row_it_goes_back_and_leaves_the_data_out(dataset, tmp_path, poison, capfd):
+def test_after_too_many_bad_steps_the_run_rolls_back_and_leaves_the_data_out(
+    dataset, tmp_path, poison, capfd
+):
     run = tmp_path / "run"
     poison(range(10, 15))
-    assert pretrain(dataset, run, "--train.patience", "3") == 0
-    # 11, 12 and 13 failed; the checkpoint of 12 is from amid them, that of 8 is good
+    assert pretrain(dataset, run, "--train.max_bad_steps", "3") == 0
+    # steps 11 to 13 are bad; the checkpoint of step 12 is one of them, that of step 8 is good
     assert json.loads((run / "skips.json").read_text()) == [{"step": 8, "first": 8, "end": 13}]
-    said = " ".join(capfd.readouterr().err.split())
-    assert (
-        "3 steps in a row, up to step 13, could not be learned from: going back to the checkpoint of step 8"
-        in said
-    )
+    message = " ".join(capfd.readouterr().err.split())
+    assert "3 steps in a row" in message
+    assert "step 13: going back to the checkpoint of step 8" in message
     assert [row["step"] for row in steps(run)] == list(range(1, 25))
     assert [row["step"] for row in steps(run) if row.get("skipped")] == [9, 10]  # the data at 13 and 14
-    assert [row["step"] for row in runs.read_rows(run / "faults.jsonl")] == [11, 12, 13, 9, 10]
+    assert [row["step"] for row in files.read_rows(run / "faults.jsonl")] == [11, 12, 13, 9, 10]
 
     poison(range(10, 15))
     for newest in (20, 8):  # stopped later, and right after going back
         again = tmp_path / f"again-{newest}"
-        assert pretrain(dataset, again, "--train.patience", "3") == 0
-        for later in [one for one in runs.checkpoints(again) if one.step > newest]:
+        assert pretrain(dataset, again, "--train.max_bad_steps", "3") == 0
+        for later in [one for one in runs.Run(again).checkpoints() if one.step > newest]:
             (later.path / runs.MARKER).unlink()
-        assert pretrain(dataset, again, "--train.patience", "3", "--resume") == 0
+        assert pretrain(dataset, again, "--train.max_bad_steps", "3", "--resume") == 0
         assert_identical(run, again)
 
 
-def test_a_kill_before_the_skip_is_written_down_comes_to_the_same(dataset, tmp_path, poison, monkeypatch):
+def test_a_kill_before_the_skip_is_written_changes_nothing(dataset, tmp_path, poison, monkeypatch):
     poison(range(10, 15))
-    assert pretrain(dataset, tmp_path / "straight", "--train.patience", "3") == 0
+    assert pretrain(dataset, tmp_path / "straight", "--train.max_bad_steps", "3") == 0
     discard = runs.discard
 
     def killed(folder):
@@ -158,48 +159,47 @@ def test_a_kill_before_the_skip_is_written_down_comes_to_the_same(dataset, tmp_p
 
     with monkeypatch.context() as patched:
         patched.setattr(runs, "discard", killed)
-        assert pretrain(dataset, tmp_path / "killed", "--train.patience", "3") == 130
-    assert pretrain(dataset, tmp_path / "killed", "--train.patience", "3", "--resume") == 0
+        assert pretrain(dataset, tmp_path / "killed", "--train.max_bad_steps", "3") == 130
+    assert pretrain(dataset, tmp_path / "killed", "--train.max_bad_steps", "3", "--resume") == 0
     assert_identical(tmp_path / "straight", tmp_path / "killed")
 
 
-def test_it_gives_up_when_going_back_does_not_help(dataset, tmp_path, poison, capfd):
+def test_a_run_stops_if_rolling_back_does_not_help(dataset, tmp_path, poison, capfd):
     poison(range(10, 1000))
-    assert pretrain(dataset, tmp_path / "run", "--train.patience", "2", "--train.rollbacks", "2") == 2
-    last = capfd.readouterr().err.strip().splitlines()[-1]
     assert (
-        "2 steps in a row, up to step 10, could not be learned from, after going back to step 8 2 times"
-        in last
+        pretrain(dataset, tmp_path / "run", "--train.max_bad_steps", "2", "--train.max_rollbacks", "2") == 2
     )
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "2 steps in a row" in last
+    assert "after 2 rollbacks to step 8" in last
     assert "--optim.lr" in last
 
 
-def test_without_a_checkpoint_from_before_it_stops_and_says_so(dataset, tmp_path, poison, capfd):
+def test_a_run_without_an_earlier_checkpoint_stops(dataset, tmp_path, poison, capfd):
     poison(range(1000))
     assert pretrain(dataset, tmp_path / "run") == 2
-    assert (
-        "5 steps in a row, up to step 5, could not be learned from, and there is no checkpoint"
-        in capfd.readouterr().err
-    )
+    message = " ".join(capfd.readouterr().err.split())
+    assert "5 steps in a row" in message
+    assert "no earlier checkpoint" in message
 
 
-def test_a_spike_is_left_out_only_if_asked(dataset, tmp_path, poison):
+def test_a_spike_is_skipped_only_with_spike_sigma(dataset, tmp_path, poison):
     poison([15], factor=50.0)
     assert pretrain(dataset, tmp_path / "plain") == 0
     assert not any(row.get("skipped") for row in steps(tmp_path / "plain"))
-    asked = ["--train.spike", "6", "--train.spike-window", "8"]
+    asked = ["--train.spike_sigma", "6", "--train.spike-window", "8"]
     assert pretrain(dataset, tmp_path / "asked", *asked) == 0
     assert [row["step"] for row in steps(tmp_path / "asked") if row.get("skipped")] == [16]
-    (fault,) = runs.read_rows(tmp_path / "asked" / "faults.jsonl")
+    (fault,) = files.read_rows(tmp_path / "asked" / "faults.jsonl")
     assert fault["why"] == "a spike"
-    for later in [one for one in runs.checkpoints(tmp_path / "asked") if one.step > 12]:
+    for later in [one for one in runs.Run(tmp_path / "asked").checkpoints() if one.step > 12]:
         (later.path / runs.MARKER).unlink()
     before = metrics(tmp_path / "asked")
     assert pretrain(dataset, tmp_path / "asked", *asked, "--resume") == 0
     assert metrics(tmp_path / "asked") == before  # the window was in the checkpoint
 
 
-def test_a_damaged_note_of_what_is_left_out_is_refused(dataset, tmp_path, poison, capfd):
+def test_a_damaged_skips_file_is_refused(dataset, tmp_path, poison, capfd):
     run = tmp_path / "run"
     assert pretrain(dataset, run, "--train.max-steps", "4") == 0
     for text in ("{", "[1]", '[{"step": -1, "first": 0, "end": 2}]', '[{"step": "a", "first": 0, "end": 2}]'):
@@ -214,24 +214,24 @@ import torch
 from gptworks.train import tasks
 from gptworks.cli import main
 
-batch, loss = tasks.LanguageModelling.batch, tasks.LanguageModelling.loss
+batch, loss = tasks.LanguageModelTask.batch, tasks.LanguageModelTask.loss
 
 def marked(self, rows):
     bad = {row for place in range(10, 15) for row in self.rows(place).tolist()}
     return batch(self, rows) | {"poisoned": torch.tensor([int(row) in bad for row in rows])}
 
-tasks.LanguageModelling.batch = marked
-tasks.LanguageModelling.loss = lambda self, model, made: (
+tasks.LanguageModelTask.batch = marked
+tasks.LanguageModelTask.loss = lambda self, model, made: (
     loss(self, model, made) * (float("nan") if made["poisoned"].any() else 1.0)
 )
 sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow  # interpreters of its own
-def test_two_processes_go_back_together(dataset, tmp_path, poison):
+@pytest.mark.slow  # starts new interpreters
+def test_two_processes_roll_back_together(dataset, tmp_path, poison):
     poison(range(10, 15))
-    more = ["--train.patience", "3", "--train.precision", "fp32"]
+    more = ["--train.max_bad_steps", "3", "--train.precision", "fp32"]
     assert pretrain(dataset, tmp_path / "one", *more) == 0
     (tmp_path / "poisoned.py").write_text(SCRIPT)
     words = [

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from gptworks.data.conversations import asked, load
+from gptworks.data.conversations import load, prompt_key
 from gptworks.data.order import derive_seed
 from gptworks.errors import ConfigError
 from gptworks.model import checkpoint
+from gptworks.processes import World
 from gptworks.recipe import InstructOptions, LoraOptions, Recipe, TrainOptions
 from gptworks.text.templates import Chat
+from gptworks.text.vocabulary import IGNORE
 from gptworks.train import instructing
-from gptworks.train.trainer import IGNORE
-from gptworks.world import World
 from tests.model.test_lora import tiny
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -25,20 +25,22 @@ def recipe(tmp_path, byte_tokenizer):
     checkpoint.save(tiny(), tmp_path / "base", byte_tokenizer)
     rows = [{"instruction": f"{n} {'x' * (n % 20)}", "output": f"answer {n}"} for n in range(120)]
     (tmp_path / "data.json").write_text(json.dumps(rows))
-    options = InstructOptions(template=SHORT, batch=10, val_fraction=0.1, test_fraction=0.2)
+    options = InstructOptions(template=SHORT, batch_examples=10, val_fraction=0.1, test_fraction=0.2)
     return Recipe(
         base=str(tmp_path / "base"), data=tmp_path / "data.json", out=tmp_path / "run", instruct=options
     )
 
 
 def settled(recipe):
-    return instructing.settle(recipe, load(recipe.data, recipe.instruct), WORLD)
+    return instructing.resolve_recipe(recipe, load(recipe.data, recipe.instruct), WORLD)
 
 
 def test_no_step_ever_reads_what_is_held_out(recipe):
     """Every token a run could train on is compared with every question of validation and test."""
     work = settled(recipe)
-    held = {split: {asked(one) for one in work.encoded[split].conversations} for split in ("val", "test")}
+    held = {
+        split: {prompt_key(one) for one in work.encoded[split].conversations} for split in ("val", "test")
+    }
     assert len(held["val"]) > 3
     assert len(held["test"]) > 10
     assert not held["val"] & held["test"]
@@ -48,7 +50,7 @@ def test_no_step_ever_reads_what_is_held_out(recipe):
         for row in batch["ids"]:
             question = work.tokenizer.decode(row.tolist()).partition(">")[0]
             seen.add(" ".join(question.split()) + "\0")
-    assert seen == {asked(one) for one in work.encoded["train"].conversations}
+    assert seen == {prompt_key(one) for one in work.encoded["train"].conversations}
     assert not seen & (held["val"] | held["test"])
 
 
@@ -68,7 +70,7 @@ def test_every_pass_sees_every_example_once_and_the_order_is_a_function(recipe):
 
 def test_validation_is_the_mean_over_learned_tokens_however_it_is_batched(recipe):
     work = settled(recipe)
-    model = checkpoint.load(checkpoint.resolve(recipe.base))
+    model = checkpoint.load(checkpoint.find_checkpoint(recipe.base))
     total, count = 0.0, 0
     chat = Chat(work.tokenizer)
     for one in work.encoded["val"].conversations:  # one by one, by the definition

@@ -9,13 +9,16 @@ from gptworks.train.optim import (
     Muon,
     lr_factor,
     make_optimizers,
-    orthogonalise,
-    set_rates,
-    total_norm,
+    orthogonalize,
+    set_learning_rates,
     update,
 )
 
 CPU = torch.device("cpu")
+
+
+def total_norm(model):
+    return nn.utils.get_total_norm([param.grad for param in model.parameters()])
 
 
 class Toy(nn.Module):
@@ -44,14 +47,14 @@ def train(model, options, steps=5, dtype=torch.float32):
     optimizers = make_optimizers(model.named_parameters(), options, CPU, dtype)
     for step in range(steps):
         sum((p**3).sum() for p in model.parameters()).backward()
-        set_rates(optimizers, options, lr_factor(step, steps, options))
-        update(optimizers, total_norm(model), options.clip, None)
+        set_learning_rates(optimizers, options, lr_factor(step, steps, options))
+        update(optimizers, total_norm(model), options.grad_clip, None)
         model.zero_grad()
     return model
 
 
 def test_adamw_with_folded_clipping_equals_clip_grad_norm():
-    options = OptimOptions(lr=1e-2, clip=0.1, schedule="constant", weight_decay=0.1)
+    options = OptimOptions(lr=1e-2, grad_clip=0.1, schedule="constant", weight_decay=0.1)
     ours = train(toy(), options)
     theirs = toy()
     named = list(theirs.named_parameters())
@@ -69,12 +72,12 @@ def test_adamw_with_folded_clipping_equals_clip_grad_norm():
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
-def test_muon_equals_pytorchs_on_an_undivided_matrix():
+def test_muon_equals_pytorchs_on_a_single_matrix():
     torch.manual_seed(0)
     ours, theirs = (
         nn.Parameter(torch.randn(24, 8, generator=torch.Generator().manual_seed(1))) for _ in range(2)
     )
-    options = OptimOptions(kind="muon", matrix_lr=0.02, momentum=0.95, weight_decay=0.1)
+    options = OptimOptions(name="muon", muon_lr=0.02, muon_momentum=0.95, weight_decay=0.1)
     a = Muon(
         [("transformer.h.0.mlp.c_fc.weight", ours)], options, torch.bfloat16
     )  # PyTorch iterates in bfloat16
@@ -89,12 +92,12 @@ def test_muon_equals_pytorchs_on_an_undivided_matrix():
     )  # bfloat16 has 8 bits; an update is about 0.02
 
 
-def test_muon_orthogonalises_query_key_and_value_apart():
+def test_muon_orthogonalizes_query_key_and_value_separately():
     torch.manual_seed(0)
     fused = nn.Parameter(torch.zeros(24, 8))
     parts = [nn.Parameter(torch.zeros(8, 8)) for _ in range(3)]
     grad = torch.randn(24, 8)
-    options = OptimOptions(kind="muon", weight_decay=0.0)
+    options = OptimOptions(name="muon", weight_decay=0.0)
     fused.grad = grad.clone()
     Muon([("transformer.h.0.attn.c_attn.weight", fused)], options, torch.float32).step()
     for part, g in zip(parts, grad.split(8), strict=True):
@@ -103,25 +106,25 @@ def test_muon_orthogonalises_query_key_and_value_apart():
         [(f"transformer.h.0.mlp.{i}.weight", part) for i, part in enumerate(parts)], options, torch.float32
     ).step()
     torch.testing.assert_close(fused, torch.cat([p.data for p in parts]), rtol=0, atol=1e-6)
-    values = torch.linalg.svdvals(fused[:8] / options.matrix_lr)
+    values = torch.linalg.svdvals(fused[:8] / options.muon_lr)
     assert values.min() > 0.5
     assert values.max() < 1.5
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(kind):
-    options = OptimOptions(kind=kind, lr=1e-2, schedule="constant")
+def test_a_step_with_a_non_finite_gradient_changes_nothing(kind):
+    options = OptimOptions(name=kind, lr=1e-2, schedule="constant")
     model = train(toy(), options, steps=2)
     optimizers = make_optimizers(model.named_parameters(), options, CPU, torch.float32)
     before = [p.detach().clone() for p in model.parameters()]
     for p in model.parameters():
         p.grad = torch.full_like(p, float("nan"))
-    assert update(optimizers, total_norm(model), options.clip, None) == 1
+    assert update(optimizers, total_norm(model), options.grad_clip, None) == 1
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 def test_only_the_blocks_matrices_go_to_muon():
-    muon, adamw = make_optimizers(toy().named_parameters(), OptimOptions(kind="muon"), CPU, torch.float32)
+    muon, adamw = make_optimizers(toy().named_parameters(), OptimOptions(name="muon"), CPU, torch.float32)
     assert sorted(tuple(p.shape) for p in muon.param_groups[0]["params"]) == [
         (24, 8),
         (24, 8),
@@ -132,9 +135,9 @@ def test_only_the_blocks_matrices_go_to_muon():
 
 
 def test_decay_all_decays_biases_too():
-    groups = make_optimizers(toy().named_parameters(), OptimOptions(decay="all"), CPU, torch.float32)[
-        0
-    ].param_groups
+    groups = make_optimizers(
+        toy().named_parameters(), OptimOptions(weight_decay_on="all"), CPU, torch.float32
+    )[0].param_groups
     assert [group["weight_decay"] for group in groups] == [0.1]
 
 
@@ -159,7 +162,7 @@ def test_decay_all_decays_biases_too():
             {"schedule": "wsd", "cooldown": 0.2, "final_lr": 0.0, "warmup_steps": 10},
             {9: 1.0, 80: 1.0, 90: 0.5, 100: 0.0},
         ),
-        # cosine to zero at N, then it stays there
+        # cosine to zero at decay_steps, and zero from there on
         ({"schedule": "cosine", "final_lr": 0.0, "decay_steps": 50}, {25: 0.5, 50: 0.0, 80: 0.0}),
     ],
 )
@@ -168,11 +171,16 @@ def test_schedules(options, expected):
         assert lr_factor(step, 100, OptimOptions(**options)) == pytest.approx(factor, abs=1e-12)
 
 
-def test_muon_in_float16_bears_tiny_and_huge_gradients():
+def test_warm_up_as_a_fraction_is_that_many_steps():
+    steps, fraction = OptimOptions(warmup_steps=30), OptimOptions(warmup_fraction=0.3, warmup_steps=7)
+    assert [lr_factor(i, 100, steps) for i in range(100)] == [lr_factor(i, 100, fraction) for i in range(100)]
+
+
+def test_muon_in_float16_handles_tiny_and_huge_gradients():
     torch.manual_seed(0)
     x = torch.randn(1, 48, 32)
-    exact = orthogonalise(x, torch.float32)
+    exact = orthogonalize(x, torch.float32)
     for size in (1e-8, 1.0, 1e5):
-        narrow = orthogonalise(x * size, torch.float16).float()
-        # five iterations in float16 (11 bits) of numbers below 1.2; amplified 3.4 times in each
+        narrow = orthogonalize(x * size, torch.float16).float()
+        # float16 has 11 bits; values stay below 1.2, and each of five iterations amplifies errors 3.4 times
         torch.testing.assert_close(narrow, exact, rtol=0, atol=0.05)

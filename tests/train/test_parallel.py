@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from gptworks.model import lora
+from gptworks.processes import World
 from gptworks.recipe import LoraOptions, TrainOptions
 from gptworks.train import parallel
-from gptworks.world import World
 from tests.model.parity import some_ids
 from tests.model.test_lora import FAMILIES, tiny, trained
 from tests.model.test_memory import kept_bytes
@@ -41,8 +41,8 @@ def test_checkpointed_activations_give_the_same_gradients_with_dropout_and_froze
 
 
 @FAMILIES
-def test_checkpointed_activations_are_what_enters_a_block(family):
-    """Of two blocks: (B, T, C) each, and what is around them; without, many times as much."""
+def test_checkpointing_keeps_only_the_inputs_of_blocks(family):
+    """With two blocks: (B, T, C) each, and the layers around them; without checkpointing, many times as much."""
     ids = some_ids()
     one = 4 * ids.numel() * 32
     plain, kept = (
@@ -52,7 +52,7 @@ def test_checkpointed_activations_are_what_enters_a_block(family):
     assert kept_bytes(lambda: plain(ids)) > 20 * one
 
 
-def test_names_and_generation_are_as_ever():
+def test_parameter_names_and_outputs_do_not_change():
     model = ready("gpt2", adapted=True, checkpointed=True).eval()
     assert [name for name, _ in model.named_parameters()] == [
         name for name, _ in trained(tiny(), LoraOptions(rank=4)).named_parameters()

@@ -1,13 +1,13 @@
-"""fp16 with a scaled loss is for GPUs; what it computes is the same anywhere, so it is tried here on the CPU."""
+"""fp16 with a loss scale is for GPUs, but computes the same on a CPU, where it is tested here."""
 
 import pytest
 import torch
 
+from gptworks.processes import World
 from gptworks.recipe import OptimOptions
 from gptworks.train.precision import LossScale, Precision
 from gptworks.train.tasks import language_batch, token_loss
 from gptworks.train.trainer import Plan, Trainer
-from gptworks.world import World
 from tests.model.test_lora import tiny
 
 
@@ -25,7 +25,7 @@ class SameRows:
 
 
 def trained(name, steps, scale=None):
-    """The trainer and its reports after some steps."""
+    """The trainer and its reports after `steps` steps."""
     plan = Plan(steps, 2, seed=0, precision=Precision(name, torch.device("cpu")))
     trainer = Trainer(tiny("gpt2"), SameRows(), plan, OptimOptions(lr=1e-2), World(0, 1, torch.device("cpu")))
     if scale is not None:
@@ -37,9 +37,9 @@ def trained(name, steps, scale=None):
 
 
 def test_fp16_follows_fp32_and_reports_the_unscaled_norm():
-    half, whole = trained("fp16", 8)[1], trained("fp32", 8)[1]
-    assert [r.loss.item() for r in half] == pytest.approx([r.loss.item() for r in whole], rel=1e-2)
-    assert [r.grad_norm.item() for r in half] == pytest.approx([r.grad_norm.item() for r in whole], rel=3e-2)
+    half, full = trained("fp16", 8)[1], trained("fp32", 8)[1]
+    assert [r.loss.item() for r in half] == pytest.approx([r.loss.item() for r in full], rel=1e-2)
+    assert [r.grad_norm.item() for r in half] == pytest.approx([r.grad_norm.item() for r in full], rel=3e-2)
     assert not any(r.skipped.item() for r in half)
 
 

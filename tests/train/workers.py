@@ -1,6 +1,6 @@
-"""What the processes of test_distributed.py do: `python -m tests.train.workers FOLDER CASE...`, several joined or one.
+"""The processes of test_distributed.py: `python -m tests.train.workers FOLDER CASE...`, under torchrun or alone.
 
-A case is KIND-OPTIMIZER[-OPTION...]; its losses, gradient norms and final weights are left in FOLDER.
+A case is KIND-OPTIMIZER[-OPTION...]; its losses, gradient norms and final weights are written to FOLDER.
 """
 
 import dataclasses
@@ -12,19 +12,19 @@ import torch
 from safetensors.torch import save_file
 
 from gptworks.model.build import build
-from gptworks.model.config import resolve
+from gptworks.model.config import resolve_config
+from gptworks.processes import exit_process, world
 from gptworks.recipe import ModelOptions, OptimOptions, TrainOptions
 from gptworks.train import parallel
 from gptworks.train.precision import Precision
 from gptworks.train.tasks import language_batch, token_loss
 from gptworks.train.trainer import Plan, Trainer
-from gptworks.world import leave, world
 
 STEPS, CONTEXT, VOCABULARY = 6, 12, 50
 
 
 class RandomText:
-    """Rows of random ids; a step has 7, so that no number of processes divides it."""
+    """Rows of random ids; a step has 7, which no number of processes divides."""
 
     def rows(self, step):
         return np.arange(7 * step, 7 * step + 7)
@@ -41,7 +41,7 @@ class RandomText:
 
 
 class Poisoned(RandomText):
-    """The same, but that the gradient of one step is not finite, on one process."""
+    """RandomText, except that one step has a non-finite gradient on one process."""
 
     def __init__(self, rank):
         self.rank = rank
@@ -64,13 +64,13 @@ def trainer_of(case, where):
         context=CONTEXT,
         tied="untied" not in more,
     )
-    model = build(resolve(options, VOCABULARY), seed=1)
+    model = build(resolve_config(options, VOCABULARY), seed=1)
     train = TrainOptions(
         parallel=kind,
         checkpoint_activations="checkpointed" in more,
         compile="on" if "compiled" in more else "off",
-        reshard="kept" not in more,
-        gather_in="precision" if "narrow" in more else "fp32",
+        reshard_after_forward="kept" not in more,
+        comm_dtype="precision" if "narrow" in more else "fp32",
     )
     precision = Precision("bf16" if "bf16" in more else "fp32", where.device)
     plan = Plan(STEPS, 2, 0, precision)
@@ -78,7 +78,7 @@ def trainer_of(case, where):
         model, dataclasses.replace(train, parallel="auto") if where.size == 1 else train, where, precision
     )
     task = Poisoned(where.rank) if "poisoned" in more else RandomText()
-    optim = OptimOptions(kind=optimizer, lr=1e-2, clip=0.5, weight_decay=0.1, schedule="constant")
+    optim = OptimOptions(name=optimizer, lr=1e-2, grad_clip=0.5, weight_decay=0.1, schedule="constant")
     return Trainer(model, task, plan, optim, where)
 
 
@@ -88,7 +88,7 @@ def main(folder, *cases):
             trainer = trainer_of(case, where)
             reports = []
             trainer.fit(lambda report, reports=reports: bool(reports.append(report)))
-            with parallel.whole(trainer.model) as plain:
+            with parallel.full_model(trainer.model) as plain:
                 found = {name: param.detach().clone() for name, param in plain.named_parameters()}
             found["loss"] = torch.stack([report.loss for report in reports])
             found["norm"] = torch.stack([report.grad_norm for report in reports])
@@ -99,4 +99,4 @@ def main(folder, *cases):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    leave(0)
+    exit_process(0)

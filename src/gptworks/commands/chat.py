@@ -1,4 +1,4 @@
-"""`gptworks chat`: talk to a MODEL in the terminal."""
+"""`gptworks chat`: chat with a MODEL in the terminal."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from gptworks.errors import ConfigError, UserError
-from gptworks.generate.settings import GenerateSettings, WeightsOption
+from gptworks.generation.requests import DTypeOption, GenerateSettings
+from gptworks.recipe import DeviceOption
 from gptworks.recipefile import one_line
 
 if TYPE_CHECKING:
-    from gptworks.generate.conversation import Conversation
+    from gptworks.generation.conversation import Conversation
     from gptworks.model.build import Model
 
 HELP = """\
-/reset              begin anew; the system text and the settings stay
-/system TEXT        say who the model is to be, and begin anew; without TEXT: no more of it
-/set NAME VALUE     change a setting, such as /set temperature 0.7; /set alone shows them all
-/regenerate         answer the last question again, otherwise
-/save FILE          add the conversation to FILE, a line that `finetune instruct` can train on
-/help               this
-/quit               leave, as Ctrl-D does
-Ctrl-C stops an answer. A line that ends with \\ goes on in the next; \"\"\" begins and ends several."""
+/reset              start a new conversation; keeps the system message and the settings
+/system TEXT        set the system message and start a new conversation; without TEXT: remove it
+/set NAME VALUE     change a setting, such as /set temperature 0.7; /set alone lists them
+/regenerate         answer the last question again
+/save FILE          append the conversation to FILE, as a line that `finetune instruct` can train on
+/help               show this help
+/quit               quit; so does Ctrl-D
+Ctrl-C stops an answer. End a line with \\ to continue it, or put several lines between \"\"\" and \"\"\"."""
 
 SETTINGS = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
-"""What /set sets."""
+"""The settings that /set can change."""
 
 DEFAULTS = GenerateSettings()
 
 QUOTES = '"""'
 
 
-class Leave(Exception):  # noqa: N818 - no error
-    """The person has had enough."""
+class Quit(Exception):  # noqa: N818 - not an error
+    """The user ends the chat."""
 
 
 def chat(
@@ -47,194 +48,189 @@ def chat(
     ],
     /,
     *,
-    system: Annotated[str, Parameter(help="Who the model is to be, in its own words.")] = "",
+    system: Annotated[str, Parameter(help="System message.")] = "",
     settings: Annotated[GenerateSettings, Parameter(name="*")] = DEFAULTS,
-    weights: WeightsOption = "auto",
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
-    """Talk to a model in the terminal; /help says what else can be typed. From a pipe, a line is a turn."""
+    """Chat with a model in the terminal; type /help for the commands. In a pipe, each line is a question."""
     if settings.beams or settings.samples > 1:
-        raise ConfigError("chat gives one answer as it comes: leave out --beams and --samples")
+        raise ConfigError("chat streams a single answer: leave out --beams and --samples")
     settings.check()
-    from gptworks.generate import loading
-    from gptworks.generate.conversation import Conversation
+    from gptworks.devices import choose_device
+    from gptworks.generation import loading
+    from gptworks.generation.conversation import Conversation
 
-    folder = loading.writer(spec)
+    folder = loading.find_language_model(spec)
     tokenizer = loading.matching_tokenizer(folder, spec)
-    model = loading.open_model(folder, weights)
+    model = loading.open_model(folder, dtype, choose_device(device))
     conversation = Conversation(tokenizer, model.config.context)
     if system:
-        conversation.instruct(system)
-    talk = Talk(model, conversation, settings, live=sys.stdin.isatty())
-    talk.greet(spec)
-    talk.run()
+        conversation.set_system(system)
+    session = ChatSession(model, conversation, settings, interactive=sys.stdin.isatty())
+    session.greet(spec)
+    session.run()
 
 
 @dataclasses.dataclass
-class Talk:
-    """Somebody at a keyboard, or a pipe, and a model."""
+class ChatSession:
+    """A conversation between the terminal, or a pipe, and a model."""
 
     model: Model
     conversation: Conversation
     settings: GenerateSettings
-    live: bool
-    """A person is there, who can be told and asked; a pipe only wants answers."""
-    answers: int = 0
-    """Given so far: each has a seed of its own."""
+    interactive: bool
+    """A user is at the terminal. Otherwise input comes from a pipe, and only answers go to stdout."""
+    n_answers: int = 0
+    """Answers so far; each has its own seed."""
 
     def greet(self, spec: str) -> None:
-        """Say what there is to talk to, and what becomes of a long conversation."""
+        """Print the kind of model, and what happens when the context is full."""
         base = self.conversation.chat is None
         if base:
             note = (
-                f"{spec} is a base model: it continues what you type, each text by itself, and was not taught to "
-                "answer."
+                f"{spec} is a base model: it continues each text that you type and was not trained to answer."
             )
         else:
             note = (
-                f"{spec} reads {self.conversation.context:,} tokens. When a conversation gets longer, its oldest "
-                "questions and answers are dropped, and you are told."
+                f"{spec} has a context of {self.conversation.context:,} tokens. In a longer conversation, the oldest "
+                "questions and answers are dropped, with a note."
             )
-        if self.live:
-            self.tell(f"{note} /help says what else can be typed.")
+        if self.interactive:
+            self.note(f"{note} Type /help for the commands.")
         elif base:
-            self.tell(note)
+            self.note(note)
 
     def run(self) -> None:
-        """Turn after turn until the end of input."""
-        lines = typed() if self.live else (line.rstrip("\n") for line in sys.stdin)
+        lines = keyboard_lines() if self.interactive else (line.rstrip("\n") for line in sys.stdin)
         while True:
             try:
-                text = turn(lines) if self.live else next(lines)
+                text = read_turn(lines) if self.interactive else next(lines)
             except (EOFError, StopIteration):
-                if self.live:
+                if self.interactive:
                     print()
                 return
             except KeyboardInterrupt:
-                if not self.live:
+                if not self.interactive:
                     raise
-                print("\n(Ctrl-D leaves)")
-                lines = typed()  # an interrupted generator is at its end
+                print("\n(Ctrl-D quits)")
+                lines = keyboard_lines()  # an interrupted generator yields nothing more
                 continue
             if not text.strip():
                 continue
             try:
-                self.take(text)
-            except Leave:
+                self.handle(text)
+            except Quit:
                 return
             except UserError as error:
-                if not self.live:
+                if not self.interactive:
                     raise
-                self.tell(str(error))
+                self.note(str(error))
 
-    def take(self, text: str) -> None:
-        """One turn: a command, or something said."""
+    def handle(self, text: str) -> None:
         word, _, rest = text.strip().partition(" ")
         commands: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: self.tell(HELP),
+            "/help": lambda _: self.note(HELP),
             "/reset": lambda _: self.reset(),
-            "/system": self.instruct,
+            "/system": self.set_system,
             "/set": self.set,
             "/regenerate": lambda _: self.regenerate(),
             "/save": self.save,
-            "/quit": leave,
-            "/exit": leave,
+            "/quit": quit_chat,
+            "/exit": quit_chat,
         }
         if word in commands:
             commands[word](rest.strip())
         elif word.startswith("/") and word[1:].isalpha():
-            self.tell(f"{word} is no command; /help lists them")  # a pipe goes on as well
+            self.note(f"unknown command {word}; /help lists the commands")  # no error, so a pipe continues
         else:
-            self.say(text)
+            self.answer(text)
 
-    def say(self, text: str) -> None:
-        """Ask, and print the answer as it comes; Ctrl-C ends the answer, and what was said of it stays."""
-        from gptworks.generate import engine
+    def answer(self, text: str) -> None:
+        """Print the answer to a question as it is generated. Ctrl-C stops it but keeps what was printed."""
+        from gptworks.generation import engine
 
         prompt, dropped = self.conversation.ask(text, self.settings)
         if dropped:
-            self.tell(
-                f"(the context is full: {dropped // 2} of the oldest questions and their answers are dropped)"
+            self.note(
+                f"(the context is full: dropped the oldest questions with their answers: {dropped // 2})"
             )
         limit = self.settings.max_tokens or (
             None if self.conversation.chat is None else self.model.config.context
         )
         settings = dataclasses.replace(
-            self.settings, max_tokens=limit, seed=self.settings.seed + self.answers
+            self.settings, max_tokens=limit, seed=self.settings.seed + self.n_answers
         )
-        self.answers += 1
-        said: list[str] = []
+        self.n_answers += 1
+        texts: list[str] = []
         note = ""
         try:
-            for piece in engine.stream(self.model, self.conversation.tokenizer, prompt, settings):
-                said.append(piece.text)
-                print(piece.text, end="", flush=True)
-                if piece.finish_reason == "length" and self.conversation.chat is not None:
-                    note = "(cut off: max_tokens, or the context, is full)"
+            for delta in engine.stream(self.model, self.conversation.tokenizer, prompt, settings):
+                texts.append(delta.text)
+                print(delta.text, end="", flush=True)
+                if delta.finish_reason == "length" and self.conversation.chat is not None:
+                    note = "(cut off at max_tokens or the end of the context)"
         except KeyboardInterrupt:
-            if not self.live:
+            if not self.interactive:
                 raise
             note = "(stopped)"
         print()
-        self.conversation.answer("".join(said))
+        self.conversation.answer("".join(texts))
         if note:
-            self.tell(note)
+            self.note(note)
 
     def reset(self) -> None:
-        """Begin anew."""
         self.conversation.messages = []
-        self.tell("(begun anew)")
+        self.note("(new conversation)")
 
-    def instruct(self, text: str) -> None:
-        """Another system text."""
-        self.conversation.instruct(text)
+    def set_system(self, text: str) -> None:
+        self.conversation.set_system(text)
         self.reset()
 
     def regenerate(self) -> None:
-        """The last question, answered otherwise."""
-        question = self.conversation.take_back()
+        """Answer the last question again, with another seed."""
+        question = self.conversation.undo()
         if question is None:
-            raise ConfigError("nothing was asked yet that could be answered again")
-        self.say(question)
+            raise ConfigError("/regenerate: there is no question to answer again")
+        self.answer(question)
 
     def save(self, name: str) -> None:
-        """Add the conversation to a file."""
         if not name:
-            raise ConfigError("/save needs the name of a file")
+            raise ConfigError("/save needs a file name")
         if not self.conversation.messages:
-            raise ConfigError("nothing was said yet that could be saved")
+            raise ConfigError("/save: the conversation is empty")
         try:
             with Path(name).expanduser().open("a", encoding="utf-8") as file:
-                file.write(self.conversation.saved())
+                file.write(self.conversation.to_jsonl())
         except OSError as error:
-            raise ConfigError(f"{name} cannot be written: {error.strerror}") from None
-        self.tell(f"(saved in {name})")
+            raise ConfigError(f"cannot write to {name}: {error.strerror}") from None
+        self.note(f"(saved to {name})")
 
     def set(self, words: str) -> None:
-        """Change a setting, or show them."""
         if not words:
-            self.tell("\n".join(f"{name} {getattr(self.settings, name)}" for name in SETTINGS))
+            self.note("\n".join(f"{name} {getattr(self.settings, name)}" for name in SETTINGS))
             return
         name, _, value = words.partition(" ")
         name = name.lstrip("-").replace("-", "_").rstrip("=")
         if name not in SETTINGS:
-            raise ConfigError(f"{name} is no setting; there are {', '.join(SETTINGS)}")
-        found = parsed(name, value.strip())
-        found.check()
-        self.settings = dataclasses.replace(self.settings, **{name: getattr(found, name)})
-        self.tell(f"({name} is {getattr(self.settings, name)})")
+            raise ConfigError(f"unknown setting {name}; the settings are {', '.join(SETTINGS)}")
+        parsed = parse_setting(name, value.strip())
+        parsed.check()
+        self.settings = dataclasses.replace(self.settings, **{name: getattr(parsed, name)})
+        self.note(f"({name} is {getattr(self.settings, name)})")
 
-    def tell(self, text: str) -> None:
-        """A remark: on stderr, so that a pipe has answers alone."""
-        print(text, file=sys.stdout if self.live else sys.stderr, flush=True)
-
-
-def leave(_: str) -> None:
-    """End the talk."""
-    raise Leave
+    def note(self, text: str) -> None:
+        """Print a remark; in a pipe to stderr, so that stdout has only answers."""
+        print(text, file=sys.stdout if self.interactive else sys.stderr, flush=True)
 
 
-def parsed(name: str, value: str) -> GenerateSettings:
-    """Settings of which one is as typed, checked as a flag of that name is."""
+def quit_chat(_: str) -> None:
+    """End the chat."""
+    raise Quit
+
+
+def parse_setting(name: str, value: str) -> GenerateSettings:
+    """Settings with one value parsed and checked as the flag of the same name would be."""
     app = App(result_action="return_value", default_parameter=Parameter(negative=()))
 
     @app.default
@@ -247,16 +243,16 @@ def parsed(name: str, value: str) -> GenerateSettings:
         raise ConfigError(one_line(error)) from None
 
 
-def typed() -> Iterator[str]:
-    """Lines from the keyboard, with the editing and the history that Python has where it has them."""
-    with contextlib.suppress(ImportError):  # as on Windows
-        import readline  # noqa: F401 - importing it is all
+def keyboard_lines() -> Iterator[str]:
+    """Lines from the keyboard, with line editing and history if Python has readline."""
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 - importing it enables it
     while True:
         yield input("> ")
 
 
-def turn(lines: Iterator[str]) -> str:
-    r"""A turn that may have several lines: each ends with \, or all stand between triple quotes."""
+def read_turn(lines: Iterator[str]) -> str:
+    r"""Read one input, which may have several lines: each ends with \, or all are between triple quotes."""
     text = next(lines)
     if text.strip().startswith(QUOTES):
         text = text.strip().removeprefix(QUOTES)

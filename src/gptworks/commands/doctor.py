@@ -1,4 +1,4 @@
-"""`gptworks doctor`: what this machine has, which kernels really run, and what was chosen and why."""
+"""`gptworks doctor`: what this machine has, which kernels work on it, and what gptworks chooses because of that."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def doctor(
     *,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")] = False,
 ) -> None:
-    """Say what this machine has, try what training and generation depend on, and name what would help.
+    """Show what this machine has, test what training and generation depend on, and suggest improvements.
 
-    It takes some seconds, trains nothing, and writes nothing.
+    Takes some seconds, trains nothing and writes nothing.
     """
-    from gptworks.plan import doctor
-    from gptworks.world import tune_allocator
+    from gptworks.host_memory import tune_allocator
+    from gptworks.planning import doctor
 
     tune_allocator()
-    found = doctor.examine()
-    print(json.dumps(found, indent=1) if as_json else doctor.as_text(found))
+    report = doctor.examine()
+    print(json.dumps(report, indent=1) if as_json else doctor.as_text(report))

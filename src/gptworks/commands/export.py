@@ -1,16 +1,21 @@
-"""`gptworks export`: a MODEL in the format of another program."""
+"""`gptworks export`: write a MODEL in the format of another program."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from gptworks.errors import ConfigError
+from gptworks.errors import CheckpointError, ConfigError
+from gptworks.reports import terminal
+
+if TYPE_CHECKING:
+    from gptworks.model.build import Model
+    from gptworks.text.tokenizer import Tokenizer
 
 Format = Literal["gguf", "onnx", "safetensors"]
 Precision = Literal["fp32", "bf16", "fp16", "q8_0"]
@@ -20,9 +25,9 @@ PRECISIONS: dict[Format, tuple[Precision, ...]] = {
     "onnx": ("fp32",),
     "safetensors": ("fp32", "bf16", "fp16"),
 }
-"""What each format can be written in, the default first."""
+"""The precisions of each format, the default first."""
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "q8_0": 34 / 32}
+BYTES_PER_WEIGHT = {"fp32": 4, "bf16": 2, "fp16": 2, "q8_0": 34 / 32}
 
 
 def export(
@@ -36,123 +41,138 @@ def export(
         ),
     ],
     out: Annotated[
-        Path, Parameter(help="Folder to make; for gguf and onnx, a path that ends so is the file.")
+        Path,
+        Parameter(help="Folder to create. A path that ends in .gguf or .onnx is the file to write instead."),
     ],
     precision: Annotated[
         Precision | None,
         Parameter(
-            help="Of the weights. gguf: fp16 (default), q8_0, bf16, fp32. safetensors: as they are, or fp32, bf16, "
-            "fp16. onnx: fp32."
+            help="Precision of the weights. gguf: fp16 (default), q8_0, bf16, fp32. safetensors: unchanged (default), "
+            "fp32, bf16, fp16. onnx: fp32."
         ),
     ] = None,
     approximate_gelu: Annotated[
         bool,
         Parameter(
             negative=(),
-            help="gguf: write a model with the exact GELU, though llama.cpp has only the tanh one.",
+            help="gguf: export a model with the exact GELU, although llama.cpp only has the tanh approximation.",
         ),
     ] = False,
 ) -> None:
     """Write a model for llama.cpp and Ollama, ONNX Runtime, or transformers and vLLM. An adapter is merged."""
     if precision is not None and precision not in PRECISIONS[to]:
         raise ConfigError(
-            f"--precision {precision} is not one of {to}'s, which are {', '.join(PRECISIONS[to])}"
+            f"--precision {precision} is not available with --to {to}; use {', '.join(PRECISIONS[to])}"
         )
     if approximate_gelu and to != "gguf":
-        raise ConfigError(f"--approximate-gelu goes with --to gguf, not {to}")
-    alone = to != "safetensors" and out.suffix == f".{to}"
-    beside = {"gguf": out.with_suffix(".Modelfile"), "onnx": out.with_name(f"{out.name}.data")}
-    files = [out, beside[to]] if alone else [out]
-    if taken := [file for file in files if file.exists()]:
-        raise ConfigError(f"{taken[0]} exists already; give another --out")
-    stem = out.stem if alone else "model"
-    with _draft(out) as draft:
-        if to == "gguf":
-            remarks = _gguf(spec, draft, stem, precision or "fp16", approximate_gelu=approximate_gelu)
-        elif to == "onnx":
-            remarks = _onnx(spec, draft, stem, alone=alone)
-        else:
-            remarks = _safetensors(spec, draft, precision)
-        made = _place(draft, out, alone=alone, modelfile=out.with_suffix(".Modelfile"))
-    for file in made:
-        print(f"{file}: {file.stat().st_size:,} bytes")
-    for remark in remarks:
-        print(f"note: {remark}")
-
-
-@contextmanager
-def _draft(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, to be gone when all is done or nothing came of it."""
+        raise ConfigError(f"--approximate-gelu requires --to gguf, not {to}")
+    single = to != "safetensors" and out.suffix == f".{to}"
+    companion = {"gguf": out.with_suffix(".Modelfile"), "onnx": out.with_name(f"{out.name}.data")}
+    for path in [out, companion[to]] if single else [out]:
+        if path.exists():
+            raise ConfigError(f"{path} already exists; choose another --out")
+    stem = out.stem if single else "model"
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".draft-{out.name}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with TemporaryDirectory(prefix=".export-", dir=out.parent) as temporary:
+        folder = Path(temporary, "model")
+        folder.mkdir()  # with the usual permissions, unlike a temporary directory
+        if to == "gguf":
+            remarks = _gguf(spec, folder, stem, precision or "fp16", approximate_gelu=approximate_gelu)
+        elif to == "onnx":
+            remarks = _onnx(spec, folder, stem, with_configs=not single)
+        else:
+            remarks = _safetensors(spec, folder, precision)
+        written = _publish(folder, out, single=single)
+    for file in written:
+        terminal.show(f"{file}: {file.stat().st_size:,} bytes")
+    for remark in remarks:
+        terminal.show(f"note: {remark}")
 
 
-def _place(draft: Path, out: Path, *, alone: bool, modelfile: Path) -> list[Path]:
-    """Move what was drafted to where it belongs; the files, largest first."""
-    from gptworks import runs
+def _publish(folder: Path, out: Path, *, single: bool) -> list[Path]:
+    """Move a folder, or the files in it, to where the user wants them; returns the files, largest first."""
+    from gptworks import files
 
-    names = [file.name for file in sorted(draft.iterdir(), key=lambda file: -file.stat().st_size)]
-    for name in names:
-        runs.sync(draft / name)
-    if not alone:
-        draft.rename(out)
-        return [out / name for name in names]
-    final = [modelfile if name == "Modelfile" else out.with_name(name) for name in names]
-    for name, file in zip(names, final, strict=True):
-        (draft / name).rename(file)
-    return final
+    names = [file.name for file in sorted(folder.iterdir(), key=lambda file: -file.stat().st_size)]
+    if single:
+        targets = {
+            name: out.with_suffix(f".{name}") if name == "Modelfile" else out.with_name(name)
+            for name in names
+        }
+        moves = [(folder / name, target) for name, target in targets.items()]
+    else:
+        targets, moves = {name: out / name for name in names}, [(folder, out)]
+    for source, target in moves:
+        with files.atomically(target) as draft:
+            source.rename(draft)
+    return list(targets.values())
 
 
-def _folder(spec: str, draft: Path, precision: str | None) -> Path:
-    """The folder of a MODEL, once it is known that the disk has room for what will be made of it."""
-    from gptworks import runs
+def _check_space(source: Path, target: Path, precision: str | None) -> None:
+    """Refuse an export that does not fit on the disk."""
+    from gptworks import files
     from gptworks.model import checkpoint, sizing
 
-    folder = checkpoint.resolve(spec)
-    size = sizing.parameters(checkpoint.read_config(folder)) * BYTES[precision or "fp32"]
-    runs.need_space(draft, int(1.05 * size) + 1_000_000, "the export")
-    return folder
+    size = sizing.parameters(checkpoint.read_config(source)) * BYTES_PER_WEIGHT[precision or "fp32"]
+    files.need_space(target, int(1.05 * size) + 1_000_000, "the export")
 
 
-def _gguf(spec: str, draft: Path, stem: str, precision: Precision, *, approximate_gelu: bool) -> list[str]:
+def _load(source: Path, format: Format) -> tuple[Model, Tokenizer]:
+    """A folder's language model in float32 on the CPU, and its tokenizer.
+
+    Raises:
+        CheckpointError: the model is a classifier, or the tokenizer is missing or belongs to another model.
+    """
+    from gptworks.generation.loading import matching_tokenizer
+    from gptworks.model import checkpoint, classifier
+
+    if classifier.is_classifier(source):
+        raise CheckpointError(
+            f"{source} is a classifier; --to {format} supports only language models, so use --to safetensors"
+        )
+    tokenizer = matching_tokenizer(source, str(source))
+    return checkpoint.load(source), tokenizer
+
+
+def _gguf(spec: str, folder: Path, stem: str, precision: Precision, *, approximate_gelu: bool) -> list[str]:
     with _extra("gguf"):
-        from gptworks.export import gguf
-    from gptworks.export import modelfile, source
+        from gptworks.exports import gguf
+    from gptworks.exports import modelfile
     from gptworks.model import checkpoint
 
-    folder = _folder(spec, draft, precision)
-    gguf.check(checkpoint.read_config(folder), approximate_gelu=approximate_gelu)
-    model, tokenizer = source.language_model(folder, "gguf")
-    file = draft / f"{stem}.gguf"
+    source = checkpoint.find_checkpoint(spec)
+    _check_space(source, folder, precision)
+    gguf.check(checkpoint.read_config(source), approximate_gelu=approximate_gelu)
+    model, tokenizer = _load(source, "gguf")
+    file = folder / f"{stem}.gguf"
     name = Path(spec).name
     remarks = gguf.write(model, tokenizer, file, precision, name=name, approximate_gelu=approximate_gelu)
     text, more = modelfile.write(tokenizer, file.name, model.config.context)
-    (draft / "Modelfile").write_text(text, encoding="utf-8")
+    (folder / "Modelfile").write_text(text, encoding="utf-8")
     return remarks + more
 
 
-def _onnx(spec: str, draft: Path, stem: str, *, alone: bool) -> list[str]:
+def _onnx(spec: str, folder: Path, stem: str, *, with_configs: bool) -> list[str]:
     with _extra("onnx"):
-        from gptworks.export import onnx
-    from gptworks.export import source
+        from gptworks.exports import onnx
+    from gptworks.model import checkpoint
 
-    model, tokenizer = source.language_model(_folder(spec, draft, "fp32"), "onnx")
-    onnx.write(model, draft / f"{stem}.onnx")
-    if not alone:
-        onnx.write_beside(model, tokenizer, draft)
+    source = checkpoint.find_checkpoint(spec)
+    _check_space(source, folder, "fp32")
+    model, tokenizer = _load(source, "onnx")
+    onnx.write(model, folder / f"{stem}.onnx")
+    if with_configs:
+        onnx.write_configs(model, tokenizer, folder)
     return []
 
 
-def _safetensors(spec: str, draft: Path, precision: Precision | None) -> list[str]:
-    from gptworks.export import portable
+def _safetensors(spec: str, folder: Path, precision: Precision | None) -> list[str]:
+    from gptworks.exports import portable
+    from gptworks.model import checkpoint
 
-    portable.write(_folder(spec, draft, precision), draft, precision)
+    source = checkpoint.find_checkpoint(spec)
+    _check_space(source, folder, precision)
+    portable.write(source, folder, precision)
     return []
 
 

@@ -1,4 +1,4 @@
-"""`gptworks generate`: a MODEL continues a prompt."""
+"""`gptworks generate`: continue a prompt with a MODEL."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from gptworks.errors import ConfigError
-from gptworks.generate.settings import GenerateSettings, WeightsOption
+from gptworks.generation.requests import DTypeOption, GenerateSettings
+from gptworks.recipe import DeviceOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gptworks.generate.engine import Piece, Sample
+    from gptworks.generation.engine import Sample, TokenDelta
     from gptworks.text.tokenizer import Tokenizer
 
 
@@ -29,124 +30,129 @@ def generate(
     prompt: Annotated[
         str,
         Parameter(
-            help="What to continue; - reads it from standard input. Default: a text from its beginning.",
+            help="Text to continue; - reads it from standard input. Default: start a new text.",
             allow_leading_hyphen=True,
         ),
     ] = "",
     instruction: Annotated[
-        str | None,
-        Parameter(help="What to answer, asked as the model was taught: by the template in its folder."),
+        str | None, Parameter(help="Instruction to answer, formatted with the chat template of the model.")
     ] = None,
-    input: Annotated[str, Parameter(help="What the instruction is about.")] = "",
+    input: Annotated[str, Parameter(help="Input for the instruction.")] = "",
     settings: Annotated[GenerateSettings, Parameter(name="*")] = GenerateSettings(),  # noqa: B008 - frozen
-    weights: WeightsOption = "auto",
-    stream: Annotated[bool, Parameter(negative=(), help="Print the text as it comes.")] = False,
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
+    stream: Annotated[bool, Parameter(negative=(), help="Print the text as it is generated.")] = False,
     json: Annotated[
         bool,
-        Parameter(negative=(), help="Print a list with prompt, text, ids and finish_reason of every sample."),
+        Parameter(
+            negative=(), help="Print a JSON list with prompt, text, ids and finish_reason of each sample."
+        ),
     ] = False,
 ) -> None:
-    """Continue a prompt with a trained model, or have it answer an instruction."""
-    _check_together(stream=stream, json=json, prompt=prompt, instruction=instruction, input=input)
-    prompt = _read() if prompt == "-" else prompt
-    settings = dataclasses.replace(settings, stop=tuple(_interpret(string) for string in settings.stop))
+    """Continue a prompt with a trained model, or let it answer an instruction."""
+    _check_options(stream=stream, json=json, prompt=prompt, instruction=instruction, input=input)
+    prompt = _read_stdin() if prompt == "-" else prompt
+    settings = dataclasses.replace(settings, stop=tuple(map(_unescape, settings.stop)))
     settings.check()
-    from gptworks.generate import engine, loading
+    from gptworks.devices import choose_device
+    from gptworks.generation import engine, loading
 
-    folder = loading.writer(spec)
+    folder = loading.find_language_model(spec)
     tokenizer = loading.matching_tokenizer(folder, spec)
-    asked: str | list[int] = prompt
+    model_input: str | list[int] = prompt
     if instruction is not None:
-        asked, prompt = _as_taught(spec, tokenizer, instruction, input), ""
-    model = loading.open_model(folder, weights)
+        model_input, prompt = _apply_template(spec, tokenizer, instruction, input), ""
+    model = loading.open_model(folder, dtype, choose_device(device))
     if instruction is not None and settings.max_tokens is None:
         settings = dataclasses.replace(settings, max_tokens=model.config.context)
     if stream:
-        _print_pieces(prompt, settings.samples, engine.stream(model, tokenizer, asked, settings))
+        _print_stream(prompt, settings.samples, engine.stream(model, tokenizer, model_input, settings))
         return
-    samples = engine.generate(model, tokenizer, asked, settings)
+    samples = engine.generate(model, tokenizer, model_input, settings)
     if json:
-        lines = [jsons.dumps(_facts(sample), ensure_ascii=False) for sample in samples]
+        lines = [jsons.dumps(_to_dict(sample), ensure_ascii=False) for sample in samples]
         print("[" + ",\n ".join(lines) + "]")
         return
-    for number, sample in enumerate(samples):
-        _print_heading(number, len(samples))
+    for index, sample in enumerate(samples):
+        _print_heading(index, len(samples))
         print(sample.text if instruction is not None else sample.prompt + sample.text)
 
 
-def _read() -> str:
-    """A prompt from standard input, without the end of its last line.
+def _read_stdin() -> str:
+    """Read a prompt from standard input, without a final newline.
 
     Raises:
-        ConfigError: it is no text.
+        ConfigError: it is not UTF-8.
     """
     try:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise ConfigError("--prompt -: what came from standard input is not UTF-8") from None
+        raise ConfigError("--prompt -: standard input is not UTF-8") from None
 
 
-def _facts(sample: Sample) -> dict[str, Any]:
-    facts = dataclasses.asdict(sample)
-    return facts if facts["logprobs"] is not None else {k: v for k, v in facts.items() if k != "logprobs"}
+def _to_dict(sample: Sample) -> dict[str, Any]:
+    row = dataclasses.asdict(sample)
+    if row["logprobs"] is None:
+        del row["logprobs"]
+    return row
 
 
-def _check_together(*, stream: bool, json: bool, prompt: str, instruction: str | None, input: str) -> None:
+def _check_options(*, stream: bool, json: bool, prompt: str, instruction: str | None, input: str) -> None:
     if stream and json:
-        raise ConfigError("--stream and --json exclude each other: leave out one of them")
+        raise ConfigError("--stream and --json cannot be combined: leave out one of them")
     if prompt and instruction is not None:
-        raise ConfigError("--prompt and --instruction exclude each other: leave out one of them")
+        raise ConfigError("--prompt and --instruction cannot be combined: leave out one of them")
     if input and instruction is None:
-        raise ConfigError("--input goes with --instruction")
+        raise ConfigError("--input requires --instruction")
 
 
-def _as_taught(spec: str, tokenizer: Tokenizer, instruction: str, input: str) -> list[int]:
-    """Ids of an instruction in the template that the model was trained with."""
+def _apply_template(spec: str, tokenizer: Tokenizer, instruction: str, input: str) -> list[int]:
+    """Ids of an instruction in the model's chat template."""
     from gptworks.errors import CheckpointError
     from gptworks.text.templates import Chat, Message
 
     if tokenizer.chat_template is None:
         raise CheckpointError(
-            f"{spec} was not taught to answer: it has no chat template. Use --prompt, or teach it with "
+            f"{spec} has no chat template, so it cannot answer instructions; use --prompt, or train it with "
             "gptworks finetune instruct"
         )
     return Chat(tokenizer).prompt([Message("user", instruction, input)])
 
 
-def _print_heading(number: int, of: int) -> None:
-    if of > 1:
-        print(f"--- {number + 1} of {of} ---")
+def _print_heading(index: int, samples: int) -> None:
+    if samples > 1:
+        print(f"--- {index + 1} of {samples} ---")
 
 
-def _print_pieces(prompt: str, samples: int, pieces: Iterable[Piece]) -> None:
-    """Sample after sample, though they grow together: each as it comes, once it is its turn."""
-    waiting: list[list[Piece]] = [[] for _ in range(samples)]
-    turn = 0
-    _begin(prompt, turn, samples)
-    for piece in pieces:
-        waiting[piece.sample].append(piece)
-        while turn < samples and waiting[turn]:
-            ended = any(piece.finish_reason for piece in waiting[turn])
-            print("".join(piece.text for piece in waiting[turn]), end="", flush=True)
-            waiting[turn] = []
+def _print_stream(prompt: str, samples: int, deltas: Iterable[TokenDelta]) -> None:
+    """Print one sample after the other. All grow together, so the deltas of later samples wait in a buffer."""
+    waiting: list[list[TokenDelta]] = [[] for _ in range(samples)]
+    current = 0
+    _print_start(prompt, current, samples)
+    for delta in deltas:
+        waiting[delta.sample].append(delta)
+        while current < samples and waiting[current]:
+            ended = any(delta.finish_reason for delta in waiting[current])
+            print("".join(delta.text for delta in waiting[current]), end="", flush=True)
+            waiting[current] = []
             if not ended:
                 break
             print()
-            turn += 1
-            if turn < samples:
-                _begin(prompt, turn, samples)
+            current += 1
+            if current < samples:
+                _print_start(prompt, current, samples)
 
 
-def _begin(prompt: str, number: int, of: int) -> None:
-    _print_heading(number, of)
+def _print_start(prompt: str, index: int, samples: int) -> None:
+    _print_heading(index, samples)
     print(prompt, end="", flush=True)
 
 
-def _interpret(string: str) -> str:
-    r"""A stop string as typed, its escapes (\n, \t, \u2026) made characters."""
+def _unescape(string: str) -> str:
+    r"""Interpret the escapes (\n, \t, \u2026) in a stop string."""
     try:
         return codecs.decode(string.encode("latin-1", "backslashreplace"), "unicode_escape")
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"--stop {string!r} has a broken escape ({error.reason}); write \\\\ for a backslash"
+            f"--stop {string!r} has an invalid escape ({error.reason}); write \\\\ for a backslash"
         ) from None

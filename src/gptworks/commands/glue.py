@@ -1,72 +1,98 @@
-"""`gptworks glue`: checkpoints and models in, a campaign's folder out; and what becomes of it."""
+"""`gptworks glue`: from checkpoints and models to a campaign's folder, and from there to a submission and plots."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from gptworks.commands.given import needed
-from gptworks.commands.leaving import between_runs
-from gptworks.commands.start import RecipeFile, Resume, finish
+from gptworks.commands.cli_checks import needed
+from gptworks.commands.exit_status import between_runs
+from gptworks.commands.training import RecipeFile, Resume, exit_if_stopped
 from gptworks.errors import ConfigError
-from gptworks.recipe import GlueOptions, LoraOptions
+from gptworks.recipe import DeviceOption, GlueOptions, LoraOptions
 
 app = App(
     name="glue",
-    help="Fine-tune models on GLUE's nine tasks; submit and draw what came out.",
+    help="Fine-tune models on GLUE's nine tasks; submit and plot the results.",
     help_format="markdown",
 )
 
-Folder = Annotated[Path, Parameter(help="What `gptworks glue` made.")]
+Folder = Annotated[Path, Parameter(help="A campaign: the folder that `gptworks glue` created.")]
 
 
 @app.default
 def glue(
-    recipe: RecipeFile = None,  # noqa: ARG001 - read by cli
+    recipe: RecipeFile = None,
     /,
     *,
     resume: Resume = False,
+    device: DeviceOption = "auto",
     glue: Annotated[GlueOptions, Parameter(name="*")] = GlueOptions(),  # noqa: B008 - frozen
     lora: LoraOptions = LoraOptions(),  # noqa: B008
+    given: Annotated[frozenset[str], Parameter(parse=False)] = frozenset(),
 ) -> None:
-    """Fine-tune checkpoints of a run, or models, on GLUE's nine tasks: a table that fills as it goes.
+    """Fine-tune checkpoints of a run, or models, on GLUE's nine tasks, and print a table of the scores.
 
-    Started again with --resume it goes on; started several times with --resume, the processes share the cells.
+    --resume continues a campaign. Several processes started with --resume share its cells.
     """
-    needed("glue", out_CAMPAIGN=glue.out)
+    needed("glue", "--out CAMPAIGN", glue.out)
     assert glue.out is not None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
-            "glue is not for torchrun: start it once per GPU with --resume, and they share the cells"
+            "glue does not run under torchrun: start it once per GPU with --resume; they share the cells"
         )
-    from gptworks import runs
     from gptworks.commands.campaign import Campaign
+    from gptworks.devices import set_onednn_cache
     from gptworks.glue import subjects, table, tasks
-    from gptworks.glue.data import Source
-    from gptworks.glue.plan import Plan
-    from gptworks.report import terminal
-    from gptworks.train.guard import leaving_at_once
-    from gptworks.world import keep_few_products, world
+    from gptworks.glue.data import GlueSource
+    from gptworks.glue.plan import CampaignPlan
+    from gptworks.processes import world
+    from gptworks.train.guard import exit_on_signal
 
-    keep_few_products(16)
-    plan, chosen = Plan(glue, lora), tasks.choose(glue.tasks)
-    source = Source(glue.data, glue.out / "data", glue.official_rows)
+    set_onednn_cache(16)
+    chosen = tasks.choose(glue.tasks)
+    plan = CampaignPlan(glue, lora, _tables(recipe, glue, given))
+    plan.check()
     grid = plan.grid(subjects.chosen(glue), chosen)
-    if glue.checkpoints == "all" and glue.run and not any(one.kept for one in runs.checkpoints(glue.run)):
-        terminal.say(
-            f"{glue.run} has only those of its checkpoints that save.keep left: pretrain --save.every-epochs 0.5 marks "
-            "one every half epoch to be kept"
-        )
-    campaign = Campaign(glue.out, plan, source, grid)
-    with leaving_at_once(between_runs), world() as w:
+    if glue.checkpoints == "all" and glue.run:
+        _warn_without_marked(glue.run)
+    campaign = Campaign(glue.out, plan, GlueSource(glue.data, glue.out / "data", glue.official_rows), grid)
+    with exit_on_signal(between_runs), world(device_name=device) as w:
         campaign.check(resume=resume)
         campaign.begin(w, resume=resume)
         reason = campaign.go(w)
     print(table.write(glue.out), end="")
-    finish(reason)
+    exit_if_stopped(reason)
+
+
+def _tables(recipe: Path | None, options: GlueOptions, given: frozenset[str]) -> dict[str, Any]:
+    """The tables of `[glue]` with only what was set: in the recipe, or else in the campaign's own, and by flags."""
+    from gptworks import packaged, recipefile
+    from gptworks.glue import plan, records
+
+    assert options.out is not None
+    tables = {}
+    if recipe is not None:
+        tables = recipefile.tables(packaged.find(str(recipe)))
+    elif records.is_campaign(options.out):
+        tables = records.read_recipe(options.out)
+    flags = recipefile.pick(recipefile.as_tables(options), given)
+    run = {"run": str(options.run)} if options.run else {}  # may come from the recipe's `out`
+    return plan.with_flags(tables.get("glue", {}), flags) | run
+
+
+def _warn_without_marked(run: Path) -> None:
+    from gptworks.reports import terminal
+    from gptworks.runs import Run
+
+    if not any(checkpoint.kept for checkpoint in Run(run).checkpoints()):
+        terminal.say(
+            f"{run} only has the checkpoints that save.keep left; pretrain with --save.every-epochs 0.5 to keep one "
+            "every half epoch"
+        )
 
 
 @app.command
@@ -80,44 +106,42 @@ def submit(
     ] = None,
     fill_majority: Annotated[
         bool,
-        Parameter(
-            negative=(), help="Fill tasks that were not run with their most frequent class, and say so."
-        ),
+        Parameter(negative=(), help="Fill missing tasks with their most frequent class, with a warning."),
     ] = False,
 ) -> None:
-    """Write a campaign's predictions as the zip that GLUE's server takes."""
+    """Write a campaign's predictions as the zip that GLUE's server accepts."""
     from gptworks.glue import records, submission, table
-    from gptworks.report import terminal
+    from gptworks.reports import terminal
 
-    made = submission.write(campaign, out, subject=subject, fill_majority=fill_majority)
-    if made.filled:
-        terminal.say(submission.warning(made.filled))
-    done = records.results(campaign)
-    if less := table.less(result for (name, _), result in done.items() if name == made.subject.name):
-        terminal.say(less)
-    print(f"{made.file}: eleven files, of {made.subject.name}")
+    written = submission.write(campaign, out, subject=subject, fill_majority=fill_majority)
+    if written.filled:
+        terminal.say(submission.warning(written.filled))
+    results = records.results(campaign)
+    if reduced := table.reduced(
+        result for (name, _), result in results.items() if name == written.subject.name
+    ):
+        terminal.say(reduced)
+    print(f"{written.file}: eleven files with the predictions of {written.subject.name}")
 
 
 @app.command
 def check(file: Annotated[Path, Parameter(help="A submission.")], /) -> None:
-    """Say what is wrong with a submission, line by line; exit 2 if anything is."""
+    """Check a submission line by line, and print its problems; exit status 2 if there are any."""
     from gptworks.glue import check
 
-    wrong = check.check(file)
-    for line in wrong:
-        print(line)
-    if wrong:
+    problems = check.check(file)
+    for problem in problems:
+        print(problem)
+    if problems:
         raise SystemExit(2)
-    print(f"{file}: a submission as GLUE's server wants it")
+    print(f"{file}: a valid submission for GLUE's server")
 
 
 @app.command
 def plot(
-    campaign: Folder,
-    /,
-    *others: Annotated[Path, Parameter(help="More campaigns to draw beside it.")],
+    campaign: Folder, /, *others: Annotated[Path, Parameter(help="More campaigns for the same plots.")]
 ) -> None:
-    """Draw what a campaign has measured, as PNG and SVG in its plots/."""
+    """Plot a campaign's scores as PNG and SVG files in its plots/ folder."""
     from gptworks.glue import plots
 
     for file in plots.plot(campaign, *others):
@@ -126,7 +150,7 @@ def plot(
 
 @app.command
 def compare(campaign: Folder, /) -> None:
-    """Set what a campaign has measured beside GluePT's thesis: each model, the line it is like, the difference."""
+    """Compare a campaign with GluePT's thesis: each model, the matching row of the thesis, and the difference."""
     from gptworks.glue import comparison
 
     print(comparison.table(campaign))

@@ -1,4 +1,4 @@
-"""`gptworks inspect PATH`: what is this?"""
+"""`gptworks inspect PATH`: describe a Dataset, run, checkpoint or model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from gptworks.wording import counted
+from gptworks.messages import counted
+from gptworks.runs import Run
 
 
 def inspect(
@@ -20,11 +21,11 @@ def inspect(
     against: Annotated[
         tuple[str, ...],
         Parameter(
-            negative=(), help="Look for these evaluation sets in a Dataset, as evaluate --tasks spells them."
+            negative=(), help="Search a Dataset for these evaluation sets, spelled as in evaluate --tasks."
         ),
     ] = (),
 ) -> None:
-    """Say what something is: sizes, counts, where it came from, and a first document or the last sample."""
+    """Describe something: sizes, counts, origin, and a first document or the last sample."""
     if against:
         facts = _contamination(Path(path), against)
     else:
@@ -59,13 +60,13 @@ def _facts(path: str, *, verify: bool) -> dict[str, Any]:
     if (Path(name) / "manifest.json").is_file():
         return _dataset(Path(name), verify=verify)
     if which is None and runs.is_run(Path(name)):
-        return _run(Path(name), verify=verify)
+        return _run(runs.Run(name), verify=verify)
     if which is None and (Path(name) / "campaign.json").is_file():
         return _campaign(Path(name))
     models = ("config.json", "adapter_config.json")
     if (Path(name) / "tokenizer.json").is_file() and not any((Path(name) / one).is_file() for one in models):
         return _tokenizer(Path(name))
-    return _model(find.resolve(path), verify=verify)
+    return _model(find.find_checkpoint(path), verify=verify)
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:
@@ -125,10 +126,11 @@ def _dataset(folder: Path, *, verify: bool) -> dict[str, Any]:
 
 
 def _contamination(folder: Path, against: tuple[str, ...]) -> dict[str, Any]:
-    """Items of evaluation sets that stand in a Dataset; each set's Result goes to DATASET/results."""
+    """Items of evaluation sets that occur in a Dataset; each set's result is saved in DATASET/results."""
+    from gptworks import results
     from gptworks.data.dataset import Dataset
     from gptworks.errors import ConfigError
-    from gptworks.evaluate import contamination, results, suite
+    from gptworks.evaluation import contamination, scores, suite
     from gptworks.recipe import EvaluateOptions, PerplexityOptions
 
     dataset = Dataset.open(folder, verify=False)
@@ -137,21 +139,23 @@ def _contamination(folder: Path, against: tuple[str, ...]) -> dict[str, Any]:
     for wanted in map(suite.parse, against):
         if wanted.is_text or wanted.task == "harness":
             raise ConfigError(
-                f"{wanted.task} has no questions to look for; name a set such as hellaswag:FILE"
+                f"{wanted.task} has no questions to search for; name a set such as hellaswag:FILE"
             )
         quiz = suite.load(wanted, EvaluateOptions(), PerplexityOptions())
-        assert isinstance(quiz, suite.Quiz)
+        assert isinstance(quiz, suite.ChoiceEval)
         quizzes.append(quiz)
     facts: dict[str, Any] = {"Dataset": str(folder), "fingerprint": dataset.fingerprint}
     searched = contamination.search(
         [quiz.questions for quiz in quizzes], contamination.documents(dataset, tokenizer)
     )
     for quiz, found in zip(quizzes, searched, strict=True):
-        whose = results.Subject(str(folder), dataset.fingerprint, dataset.tokenizer_fingerprint, precision="")
+        whose = scores.ModelInfo(
+            str(folder), dataset.fingerprint, dataset.tokenizer_fingerprint, precision=""
+        )
         file = folder / "results" / f"contaminated-{quiz.task.name}.json"
-        results.keep(file, [results.row(contamination.score(found, dataset), quiz.material, whose)])
+        results.add(file, [scores.make_result(contamination.score(found, dataset), quiz.data, whose)])
         facts[quiz.task.name] = (
-            f"{len(found.hits):,} of {counted(found.items, 'item')} found ({quiz.material.split}); see {file}"
+            f"{len(found.hits):,} of {counted(found.items, 'item')} found ({quiz.data.split}); see {file}"
         )
         for hit in found.hits[:10]:
             more = f" and {hit.count - len(hit.documents):,} more" if hit.count > len(hit.documents) else ""
@@ -159,10 +163,10 @@ def _contamination(folder: Path, against: tuple[str, ...]) -> dict[str, Any]:
     return facts
 
 
-def _run(run: Path, *, verify: bool) -> dict[str, Any]:
-    from gptworks import runs
+def _run(run: Run, *, verify: bool) -> dict[str, Any]:
+    from gptworks import files
 
-    rows = runs.read_rows(run / "metrics.jsonl")
+    rows = files.read_rows(run / "metrics.jsonl")
     steps = [row for row in rows if "loss" in row]
     measured = [row for row in rows if "val_loss" in row]
     facts: dict[str, Any] = {"Run": str(run)}
@@ -180,11 +184,11 @@ def _run(run: Path, *, verify: bool) -> dict[str, Any]:
         }
         if "val_bpb" in measured[-1]:
             facts["bits per byte"] = measured[-1]["val_bpb"]
-    have = runs.checkpoints(run)
+    have = run.checkpoints()
     facts["checkpoints"] = [checkpoint.path.name for checkpoint in have] or "none yet"
     if have:
         facts |= {f"model: {name}": value for name, value in _model(have[-1].path, verify=verify).items()}
-    samples = runs.read_rows(run / "samples.jsonl")
+    samples = files.read_rows(run / "samples.jsonl")
     if samples:
         facts["last sample"] = repr(samples[-1]["prompt"] + samples[-1]["text"])[:300]
     return facts
@@ -207,7 +211,7 @@ def _model(folder: Path, *, verify: bool) -> dict[str, Any]:
         found = adapter.read(folder)
         facts["adapter"] = f"LoRA of rank {found.config['r']} for {found.base}"
     if (folder / "chat_template.jinja").is_file():
-        facts["taught to answer"] = "by chat_template.jinja; ask it with generate --instruction"
+        facts["chat template"] = "chat_template.jinja; ask it with generate --instruction"
     if (folder / runs.STATE).is_file():
         state = json.loads((folder / runs.STATE).read_text(encoding="utf-8"))
         facts["trained"] = {name: state[name] for name in ("step", "epoch", "tokens") if name in state}
@@ -218,11 +222,11 @@ def _model(folder: Path, *, verify: bool) -> dict[str, Any]:
 
 def _presets() -> dict[str, Any]:
     from gptworks.model import sizing
-    from gptworks.model.config import PRESETS, resolve
+    from gptworks.model.config import PRESETS, resolve_config
     from gptworks.recipe import ModelOptions
 
     facts = {}
     for name in PRESETS:
-        config = resolve(ModelOptions(preset=name), 50257)
+        config = resolve_config(ModelOptions(preset=name), 50257)
         facts[name] = f"{config.family}, {sizing.parameters(config) / 1e6:,.1f} M parameters, {config.shape}"
     return facts

@@ -1,4 +1,4 @@
-"""`gptworks merge`: an adapter folded into the weights it was trained beside."""
+"""`gptworks merge`: fold an adapter into its base model."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from gptworks.errors import ConfigError
 
 def merge(
     spec: Annotated[
-        str, Parameter(name="MODEL", help="A run with --lora.rank, RUN@best, or an adapter's folder.")
+        str, Parameter(name="MODEL", help="A run with --lora.rank, RUN@best, or an adapter folder.")
     ],
     /,
     *,
-    out: Annotated[Path, Parameter(help="Model folder to make.")],
+    out: Annotated[Path, Parameter(help="Model folder to create.")],
 ) -> None:
-    """Fold a LoRA adapter into its base: an ordinary model folder, which needs neither of them any more."""
+    """Fold a LoRA adapter into its base model; the result is an ordinary model folder."""
     if out.exists():
-        raise ConfigError(f"{out} exists already; give another --out")
-    from gptworks import runs
+        raise ConfigError(f"{out} already exists; choose another --out")
+    from gptworks import files
     from gptworks.model import adapter, checkpoint, classifier, folders
+    from gptworks.reports import terminal
 
-    folder = checkpoint.resolve(spec)
+    folder = checkpoint.find_checkpoint(spec)
     if not adapter.is_adapter(folder):
-        raise ConfigError(f"{spec} is no adapter but a whole model: there is nothing to merge")
-    whole = "score.weight" in adapter.read(folder).whole
-    model = classifier.load(folder) if whole else checkpoint.load(folder)
-    draft = out.with_name(f".draft-{out.name}")
-    folders.write(model, draft, checkpoint.load_tokenizer(folder), None)
-    for file in draft.iterdir():
-        runs.sync(file)
-    draft.rename(out)
-    print(f"{out}: {sum(param.numel() for param in model.parameters()):,} parameters, the adapter among them")
+        raise ConfigError(f"{spec} is a full model, not an adapter: there is nothing to merge")
+    has_head = "score.weight" in adapter.read(folder).full_params
+    model = classifier.load(folder) if has_head else checkpoint.load(folder)
+    with files.atomically(out) as draft:
+        folders.save(model, draft, checkpoint.load_tokenizer(folder), None)
+    terminal.show(
+        f"{out}: {sum(param.numel() for param in model.parameters()):,} parameters, including the merged adapter"
+    )

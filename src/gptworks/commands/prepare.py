@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,22 +11,22 @@ from cyclopts import Parameter
 
 from gptworks import runs
 from gptworks.errors import ConfigError
-from gptworks.recipe import PrepareOptions
-from gptworks.wording import counted
+from gptworks.messages import counted
+from gptworks.recipe import PrepareOptions, Recipe
 
 if TYPE_CHECKING:
     from gptworks.data.dataset import Dataset
-    from gptworks.data.intake import Progress
+    from gptworks.data.intake import PrepareProgress
 
 PLAIN_SECONDS = 10
-"""Where there is no terminal, a line of progress this often."""
+"""Seconds between lines of progress without a terminal."""
 
 GPT2_TOKENS = 20_000_000
-"""Of fewer, a model as large as GPT-2 learns little but to repeat them."""
+"""On fewer tokens, a model of GPT-2's size learns little more than to repeat them."""
 
 
 def prepare(
-    recipe: Annotated[Path | None, Parameter(help="A TOML recipe; flags beat it.")] = None,
+    recipe: Annotated[Path | None, Parameter(help="A TOML recipe; flags override it.")] = None,
     /,
     *,
     data: Annotated[Path | None, Parameter(name="--out", help="Folder of the Dataset.")] = None,
@@ -36,48 +37,62 @@ def prepare(
 ) -> None:
     """Turn texts into a Dataset: tokens ready to train on.
 
-    Killed or out of disk, the same command goes on where it stopped; the result is the same to the byte.
+    After a kill or a full disk, the same command resumes; the result is the same to the byte.
     """
+    finished = data is not None and (data / "manifest.json").exists()
+    start_time = time.monotonic()
+    dataset = make_dataset(Recipe(data=data, tokenizer=tokenizer, prepare=prepare))
+    if finished:
+        print(f"{data} is already up to date")
+    _print_summary(dataset, None if finished else time.monotonic() - start_time)
+    print(_next_command(dataset, recipe))
+
+
+def make_dataset(recipe: Recipe) -> Dataset:
+    """Prepare the Dataset of a recipe, or finish it; one that is up to date is only opened.
+
+    Raises:
+        ConfigError, DataError: an option is missing or impossible, or a source cannot be read.
+    """
+    data, tokenizer, options = recipe.data, recipe.tokenizer, recipe.prepare
     if data is None or tokenizer is None:
         missing = (
-            "--out DATASET" if data is None else "--tokenizer DIR_OR_NAME (gpt2, or one of `tokenizer train`)"
+            "--out DATASET"
+            if data is None
+            else "--tokenizer NAME_OR_FOLDER (gpt2, or from `tokenizer train`)"
         )
         raise ConfigError(f"prepare needs {missing}")
-    from gptworks.data.dataset import FEW_DOCUMENTS, MANIFEST
-    from gptworks.data.prepare import prepare as run
-    from gptworks.report import terminal
+    from gptworks.data.dataset import FEW_DOCUMENTS
+    from gptworks.data.prepare import prepare
+    from gptworks.reports import terminal
     from gptworks.text.tokenizer import Tokenizer
 
-    name, which = runs.split_spec(tokenizer)
-    made_with = runs.find_checkpoint(Path(name), which) if runs.is_run(Path(name)) else tokenizer
-    vocabulary = Tokenizer.load(made_with)
-    new = [name for name in prepare.add_tokens if name not in vocabulary.special_tokens]
+    name, checkpoint = runs.split_spec(tokenizer)
+    folder = runs.Run(Path(name)).checkpoint(checkpoint) if runs.is_run(Path(name)) else tokenizer
+    vocabulary = Tokenizer.load(folder)
+    new = [name for name in options.add_tokens if name not in vocabulary.special_tokens]
     vocabulary = vocabulary.with_special_tokens(new) if new else vocabulary
-    there = (data / MANIFEST).exists()
-    started = time.monotonic()
-    with terminal.err.status("reading") as status:
-        display = _Display(status.update, live=terminal.err.is_terminal)
-        dataset = run(prepare, vocabulary, data, display.show)
+    with terminal.status("reading") as update:
+        display = _Display(update, live=terminal.err.is_terminal)
+        dataset = prepare(options, vocabulary, data, display.show)
     for note in dataset.manifest["notes"]:
         terminal.say(f"note: {note}")
     if "train" in dataset.splits and (few := dataset.splits["train"].n_documents) < FEW_DOCUMENTS:
         terminal.say(
-            f"note: {counted(few, 'document')} to train on: a model hardly sees a text begin, so give it a prompt "
-            "to go on from (generate --prompt '...')"
+            f"note: only {counted(few, 'document')} to train on: the model hardly sees how a text begins, so give it a "
+            "prompt (generate --prompt '...')"
         )
-    if there:
-        print(f"{data} is there already, of the same inputs: nothing to do")
-    _tell(dataset, None if there else time.monotonic() - started, recipe)
+    return dataset
 
 
 class _Display:
-    """Progress on stderr: a live line, or a plain one now and then."""
+    """Progress on stderr: a live line, or a plain line every PLAIN_SECONDS."""
 
-    def __init__(self, update, *, live: bool) -> None:
+    def __init__(self, update: Callable[[str], None], *, live: bool) -> None:
         self.update, self.live, self.last = update, live, time.monotonic()
 
-    def show(self, progress: Progress) -> None:
-        from gptworks.report import terminal
+    def show(self, progress: PrepareProgress) -> None:
+        from gptworks.reports import terminal
 
         if self.live:
             self.update(_line(progress))
@@ -86,7 +101,7 @@ class _Display:
             terminal.say(_line(progress))
 
 
-def _line(progress: Progress) -> str:
+def _line(progress: PrepareProgress) -> str:
     share = "" if progress.fraction is None else f" {progress.fraction:4.0%}"
     if progress.stage == "writing":
         return f"writing shards{share}"
@@ -96,8 +111,8 @@ def _line(progress: Progress) -> str:
     )
 
 
-def _tell(dataset: Dataset, seconds: float | None, recipe: Path | None) -> None:
-    """What was made, and what to type next."""
+def _print_summary(dataset: Dataset, seconds: float | None) -> None:
+    """Print the size of each split, and the dropped, cut and unreadable documents of each source."""
     from rich.console import Console
     from rich.table import Table
 
@@ -105,28 +120,27 @@ def _tell(dataset: Dataset, seconds: float | None, recipe: Path | None) -> None:
     for name in ("split", "documents", "tokens", "text", "bytes/token", "shards"):
         table.add_column(name, justify="left" if name == "split" else "right")
     for name, split in dataset.splits.items():
-        facts = (f"{split.n_documents:,}", f"{split.n_tokens:,}", f"{split.text_bytes / 1e6:,.1f} MB")
-        table.add_row(name, *facts, f"{split.text_bytes / split.n_tokens:.2f}", str(len(split.shards)))
-    out = Console(highlight=False)
-    out.print(table)
+        sizes = (f"{split.n_documents:,}", f"{split.n_tokens:,}", f"{split.text_bytes / 1e6:,.1f} MB")
+        table.add_row(name, *sizes, f"{split.text_bytes / split.n_tokens:.2f}", str(len(split.shards)))
+    Console(highlight=False).print(table)
     for source in dataset.manifest["sources"]:
-        counts = [f"{n:,} dropped: {why}" for why, n in source["dropped"].items()]
-        counts += [f"{n:,} cut to {what}" for what, n in source["cut"].items()]
+        counts = [f"{n:,} dropped: {reason}" for reason, n in source["dropped"].items()]
+        counts += [f"{n:,} cut to max_{unit}" for unit, n in source["cut"].items()]
         if counts:
-            out.print(f"{source['name']}: {', '.join(counts)}", markup=False, soft_wrap=True)
+            print(f"{source['name']}: {', '.join(counts)}")
         for remark in source["invalid"][:3]:
-            out.print(f"  {remark}", markup=False, soft_wrap=True)
+            print(f"  {remark}")
     if seconds is not None:
-        text = sum(split.text_bytes for split in dataset.splits.values())
-        out.print(f"{text / 1e6:,.1f} MB in {seconds:.1f} s: {text / 1e6 / seconds:,.1f} MB/s")
-    out.print(_next(dataset, recipe), markup=False, soft_wrap=True)
+        megabytes = sum(split.text_bytes for split in dataset.splits.values()) / 1e6
+        print(f"{megabytes:,.1f} MB in {seconds:.1f} s: {megabytes / seconds:,.1f} MB/s")
 
 
-def _next(dataset: Dataset, recipe: Path | None) -> str:
-    fitting = f"gptworks plan --hours 1 --data {dataset.path} --out recipe.toml"
-    train = f"gptworks pretrain --data {dataset.path} --out RUN --model.preset gpt2"
+def _next_command(dataset: Dataset, recipe: Path | None) -> str:
+    plan = f"gptworks plan --hours 1 --data {dataset.path} --out recipe.toml"
     if recipe is not None:
         train = f"gptworks pretrain {recipe} --data {dataset.path}"
     elif sum(split.n_tokens for split in dataset.splits.values()) < GPT2_TOKENS:
-        return f"next, a model of a size that text and time allow: {fitting}"
-    return f"next: {train}\nor, for a size that the time allows: {fitting}"
+        return f"next, for a model that fits the text and your time: {plan}"
+    else:
+        train = f"gptworks pretrain --data {dataset.path} --out RUN --model.preset gpt2"
+    return f"next: {train}\nor, for a model that fits your time: {plan}"

@@ -1,4 +1,4 @@
-"""`gptworks push`: a MODEL onto the Hugging Face Hub, with a card of what is known of it."""
+"""`gptworks push`: publish a MODEL on the Hugging Face Hub with a model card."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from gptworks.errors import ConfigError
+from gptworks.runs import Run
 
 if TYPE_CHECKING:
-    from gptworks.export.card import Facts
+    from gptworks.exports.card import ModelFacts
 
 
 def push(
@@ -21,26 +22,26 @@ def push(
     repo: Annotated[
         str | None,
         Parameter(
-            help="Repository on the Hub: you/name. Made if it is not there. --card-only can do without."
+            help="Repository on the Hub: you/name. Created if it does not exist. Optional with --card-only."
         ),
     ] = None,
     private: Annotated[bool, Parameter(negative=(), help="Make a new repository private.")] = False,
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"] | None, Parameter(help="Of the weights. Default: as they are.")
+        Literal["fp32", "bf16", "fp16"] | None,
+        Parameter(help="Precision of the weights. Default: unchanged."),
     ] = None,
     license: Annotated[
-        str | None,
-        Parameter(help="Under what the model is published, as the Hub spells it: mit, apache-2.0."),
+        str | None, Parameter(help="License of the model, as the Hub spells it: mit, apache-2.0.")
     ] = None,
     card_only: Annotated[
-        Path | None, Parameter(help="Write the card to this file and push nothing, to read it first.")
+        Path | None, Parameter(help="Only write the card to this file, so that you can read it first.")
     ] = None,
 ) -> None:
-    """Publish a model on the Hugging Face Hub: the folder that transformers opens, and a model card.
+    """Publish a model on the Hugging Face Hub, as a folder that transformers opens, with a model card.
 
-    An adapter is merged. The token is HF_TOKEN's, or that of `hf auth login`.
+    An adapter is merged. The token comes from HF_TOKEN or `hf auth login`.
     """
-    from gptworks.export import card, hub, portable
+    from gptworks.exports import card, hub, portable
     from gptworks.model import checkpoint
 
     if repo is None and card_only is None:
@@ -51,121 +52,122 @@ def push(
     if card_only is None:
         hub.token()
     elif card_only.exists():
-        raise ConfigError(f"{card_only} exists already; give another --card-only")
-    folder = checkpoint.resolve(spec)
+        raise ConfigError(f"{card_only} already exists; choose another --card-only")
+    folder = checkpoint.find_checkpoint(spec)
     if card_only is not None:
         card_only.write_text(card.write(_facts(spec, folder, repo, precision, license)), encoding="utf-8")
-        print(f"{card_only}: the card; nothing was pushed")
+        print(f"{card_only}: model card written; nothing was pushed")
         return
-    with tempfile.TemporaryDirectory() as place:
-        draft = Path(place) / "model"
+    with tempfile.TemporaryDirectory() as temporary:
+        draft = Path(temporary, "model")
         portable.write(folder, draft, precision)
         text = card.write(_facts(spec, folder, repo, precision, license))
         (draft / "README.md").write_text(text, encoding="utf-8")
-        step = (
-            f", step {folder.name.partition('-')[2].lstrip('0') or '0'}"
-            if folder.name.startswith("step-")
-            else ""
-        )
-        address = hub.push(draft, repo, private=private, message=f"gptworks push{step}", say=print)
-    print(address)
+        message = "gptworks push"
+        if folder.name.startswith("step-"):
+            message += f", step {folder.name.removeprefix('step-').lstrip('0') or '0'}"
+        url = hub.push(draft, repo, private=private, message=message, report=print)
+    print(url)
 
 
-def _facts(spec: str, folder: Path, repo: str, precision: str | None, license: str | None) -> Facts:
+def _facts(spec: str, folder: Path, repo: str, precision: str | None, license: str | None) -> ModelFacts:
     from gptworks import runs
-    from gptworks.export import portable
-    from gptworks.export.card import Facts
+    from gptworks.exports import portable
+    from gptworks.exports.card import ModelFacts
     from gptworks.model import checkpoint, classifier
 
     tokenizer = checkpoint.load_tokenizer(folder)
     head = classifier.load(folder) if classifier.is_classifier(folder) else None
     name, _ = runs.split_spec(spec)
-    about = _of_run(Path(name), folder) if runs.is_run(Path(name)) else {}
-    return Facts(
+    logged = _run_facts(runs.Run(name), folder) if runs.is_run(Path(name)) else {}
+    return ModelFacts(
         repo=repo,
         config=checkpoint.read_config(folder),
         tokenizer=f"byte-level BPE, {tokenizer.vocab_size:,} ids",
         labels=() if head is None else head.labels,
-        number=head is not None and head.regression,
+        regression=head is not None and head.regression,
         chat=tokenizer.chat_template is not None and head is None,
-        precision=str(portable.dtype_of(folder, precision)).removeprefix("torch."),
+        precision=str(portable.export_dtype(folder, precision)).removeprefix("torch."),
         license=license,
-        **about,
+        **logged,
     )
 
 
-def _of_run(run: Path, folder: Path) -> dict[str, Any]:
-    """What a run's logs say of one of its checkpoints."""
-    from gptworks import runs
-    from gptworks.report import logs
+def _run_facts(run: Run, folder: Path) -> dict[str, Any]:
+    """The facts about one checkpoint in the logs of its run."""
+    from gptworks.reports import logs
 
     (logged,) = logs.read([run])
-    at = next(one for one in runs.checkpoints(run) if one.path == folder)
-    until = [row for row in logged.rows if row["step"] <= at.step]
-    last = {key: value for row in until for key, value in row.items() if key == "tokens" or "loss" in row}
+    saved = next(entry for entry in run.checkpoints() if entry.path == folder)
+    rows = [row for row in logged.rows if row["step"] <= saved.step]
+    last = {key: value for row in rows for key, value in row.items() if key == "tokens" or "loss" in row}
     return {
         "kind": logged.kind.partition(" from ")[0],
         "base": logged.recipe.get("base"),
-        "step": at.step,
+        "step": saved.step,
         "tokens": last.get("tokens"),
         "seconds": last.get("seconds"),
         "joules": last.get("joules"),
-        "val_loss": at.val_loss,
+        "val_loss": saved.val_loss,
         "environment": logged.environment,
         "recipe": logged.recipe,
         "scores": [
-            *_classified(logged.classified or {}, folder.name),
-            *(row for row in logged.results if row.get("step") == at.step and "definition" in row),
+            *_classifier_rows(logged.classified or {}, folder.name),
+            *(row for row in logged.results if row.get("step") == saved.step and "definition" in row),
         ],
     }
 
 
-def _classified(told: dict[str, Any], checkpoint: str) -> list[dict[str, Any]]:
-    """Rows of what the classifier of this checkpoint scored; `told` is classify-test.json, or classify-val.json."""
+def _classifier_rows(payload: dict[str, Any], checkpoint: str) -> list[dict[str, Any]]:
+    """Score rows of a classifier checkpoint from the content of classify-test.json or classify-val.json."""
     rows = []
-    for scores in told.get("scores", {}).values():
+    for scores in payload.get("scores", {}).values():
         if scores.get("checkpoint") != checkpoint:
             continue
-        about = {"task": "classify", "n": scores["n"], "data": told.get("data"), "shots": 0}
-        about["split"] = told.get("split", "test")
-        chosen_by = ("of texts that the best checkpoint is chosen by",) if about["split"] == "val" else ()
-        for row in [_of_numbers(scores)] if "mse" in scores else _of_classes(scores):
-            rows.append(about | row | {"notes": chosen_by})
+        split = payload.get("split", "test")
+        common = {
+            "task": "classify",
+            "n": scores["n"],
+            "data": payload.get("data"),
+            "shots": 0,
+            "split": split,
+        }
+        notes = ("on the texts that the best checkpoint was selected with",) if split == "val" else ()
+        for row in [_regression_row(scores)] if "mse" in scores else _class_rows(scores):
+            rows.append(common | row | {"notes": notes})
     return rows
 
 
-def _of_numbers(scores: dict[str, Any]) -> dict[str, Any]:
-    words = "mean over the texts of the squared error of the number said"
-    if (guess := scores.get("baselines", {}).get("mean_mse")) is not None:
-        words += f"; always saying training's mean gets {guess:.4g}"
-    return {"metric": "mse", "value": scores["mse"], "definition": words}
+def _regression_row(scores: dict[str, Any]) -> dict[str, Any]:
+    definition = "mean squared error of the predicted numbers"
+    if (baseline := scores.get("baselines", {}).get("mean_mse")) is not None:
+        definition += f"; always predicting the training mean gets {baseline:.4g}"
+    return {"metric": "mse", "value": scores["mse"], "definition": definition}
 
 
-def _of_classes(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """Accuracy with its interval and what guessing reaches; what rare classes count in as much as frequent ones."""
+def _class_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """Accuracy with its interval and baseline; macro F1 and Matthews correlation if they were measured."""
     import numpy as np
 
-    from gptworks.evaluate.statistics import estimate
+    from gptworks.evaluation.statistics import estimate
 
     n = scores["n"]
-    right = np.ones((n, 2))
-    right[round(scores["accuracy"] * n) :, 0] = 0
-    words = "share of the texts whose most probable class is the right one"
-    if (guess := scores.get("baselines", {}).get("majority_accuracy")) is not None:
-        words += f"; always naming the most frequent class gets {guess:.4g}"
-    interval = estimate(right, "mean").interval
-    found = [
-        {"metric": "accuracy", "value": scores["accuracy"], "interval_95": interval, "definition": words}
-    ]
-    more = {
+    correct = np.ones((n, 2))
+    correct[round(scores["accuracy"] * n) :, 0] = 0
+    definition = "fraction of the texts whose most likely class is correct"
+    if (baseline := scores.get("baselines", {}).get("majority_accuracy")) is not None:
+        definition += f"; always predicting the most frequent class gets {baseline:.4g}"
+    accuracy = {"metric": "accuracy", "value": scores["accuracy"], "definition": definition}
+    accuracy["interval_95"] = estimate(correct, "mean").interval
+    others = {
         "macro_f1": ("f1_macro", "mean over the classes of the harmonic mean of precision and recall"),
         "matthews": (
             "matthews_correlation",
-            "correlation of the classes named with the right ones: 1 if all are right, about 0 for guessing",
+            "correlation of the predicted with the correct classes: 1 if all are correct, about 0 for guessing",
         ),
     }
-    return found + [
-        {"metric": name, "value": scores[key], "definition": words}
-        for key, (name, words) in more.items()
+    return [accuracy] + [
+        {"metric": name, "value": scores[key], "definition": definition}
+        for key, (name, definition) in others.items()
         if scores.get(key) is not None
     ]

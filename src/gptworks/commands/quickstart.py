@@ -1,4 +1,4 @@
-"""`gptworks quickstart`: the whole main line in a few minutes, with nothing to download."""
+"""`gptworks quickstart`: from text to a trained model in a few minutes, without downloads."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cyclopts.types import PositiveFloat
 
 from gptworks.recipe import (
     BpeOptions,
+    DeviceOption,
     EvalOptions,
     LogOptions,
     PrepareOptions,
@@ -22,6 +23,7 @@ from gptworks.recipe import (
     SaveOptions,
 )
 from gptworks.recipefile import load
+from gptworks.runs import Run
 
 if TYPE_CHECKING:
     from gptworks.data.dataset import Dataset
@@ -36,10 +38,10 @@ SIZES = (
     (3e14, 8, 512, 256, 16_384),
     (3e15, 12, 768, 256, 65_536),
 )
-"""(FLOPs the time affords, layers, width, context, tokens a step): small enough to see the corpus more than in part."""
+"""(FLOPs that fit the time, layers, width, context, tokens per step): small enough to see the whole corpus."""
 
 GRACE = 20.0
-"""Seconds past 1.3 times the time asked for: a machine that gets busy must not keep a person waiting for ever."""
+"""Seconds on top of 1.3 times the requested time: a busy machine must not keep a person waiting forever."""
 
 
 def quickstart(
@@ -48,25 +50,26 @@ def quickstart(
         "gptworks-quickstart"
     ),
     minutes: Annotated[PositiveFloat, Parameter(help="About how long to train.")] = 3.0,
+    device: DeviceOption = "auto",
 ) -> None:
-    """Train a small GPT on the text of the installed Python, and see what it writes.
+    """Train a small GPT on the source of the installed Python, and see what it writes.
 
-    Nothing is downloaded. Run it again to go on where it stopped.
+    Nothing is downloaded. Run it again to continue after a stop.
     """
     from gptworks.commands.pretrain import train_run
-    from gptworks.commands.start import finish
-    from gptworks.report import terminal
+    from gptworks.commands.training import exit_if_stopped
+    from gptworks.reports import terminal
 
     say, began = terminal.say, time.monotonic()
     dataset = _dataset(out, say)
-    run = out / "run"
-    recipe = _planned(run, dataset, minutes * 60, say)
-    stopped = train_run(recipe, resume=True, again="the same command again")
+    run = Run(out / "run")
+    recipe = _planned(run, dataset, minutes * 60, device, say)
+    stopped = train_run(recipe, resume=True, device=device, again="the same command again")
     if stopped != "train.max_hours":
-        finish(stopped)
-    _show(run, dataset)
+        exit_if_stopped(stopped)
+    _show(run, dataset, device)
     if stopped:
-        print("\nThe time was up before the last step: the same command again goes on.")
+        print("\nTime ran out before the last step: run the same command again to continue.")
     print(f"\nThat took {terminal.clock(time.monotonic() - began)}. What to type next:")
     print(f"  gptworks generate {run} --prompt 'def read_' --samples 3")
     print(f"  gptworks inspect {run}")
@@ -79,8 +82,8 @@ def quickstart(
 
 def _dataset(out: Path, say: Callable[[str], None]) -> Dataset:
     """Tokenizer and Dataset of this Python's own text, made once."""
-    from gptworks.data.documents import documents
     from gptworks.data.prepare import prepare
+    from gptworks.data.work_units import read_documents
     from gptworks.text import bpe
     from gptworks.text.tokenizer import Tokenizer
 
@@ -89,7 +92,7 @@ def _dataset(out: Path, say: Callable[[str], None]) -> Dataset:
         tokenizer = Tokenizer.load(out / "tokenizer")
     else:
         say("1. A tokenizer, trained on the source of the installed Python")
-        texts = (document.text for document in documents("python", options))
+        texts = (document.text for document in read_documents("python", options))
         tokenizer = bpe.train(texts, BpeOptions(vocab_size=VOCABULARY))
         tokenizer.save(out / "tokenizer")
     say("2. A Dataset: the same text as tokens")
@@ -101,30 +104,31 @@ def _dataset(out: Path, say: Callable[[str], None]) -> Dataset:
     return dataset
 
 
-def _planned(run: Path, dataset: Dataset, seconds: float, say: Callable[[str], None]) -> Recipe:
-    """The recipe for this machine and time; the saved one if the run has begun."""
+def _planned(run: Run, dataset: Dataset, seconds: float, name: str, say: Callable[[str], None]) -> Recipe:
+    """The recipe for this machine and time, or the saved one of a run that has started."""
     if (run / "recipe.toml").is_file():
-        say("3. Going on with the run that is there")
-        return _in_fresh_time(run, load(run / "recipe.toml"), seconds)
-    from gptworks.plan import hours
-    from gptworks.train.peak import measured_flops
+        say("3. Resuming the existing run")
+        return _with_fresh_time(run, load(run / "recipe.toml"), seconds)
+    from gptworks.devices import choose_device
+    from gptworks.host_memory import tune_allocator
+    from gptworks.planning import time_budget
+    from gptworks.train.peak import measure_flops
     from gptworks.train.precision import choose
-    from gptworks.world import default_device, tune_allocator
 
     say("3. A model that fits this machine and the time")
     tune_allocator()
-    device = default_device()
-    flops = measured_flops(choose("auto", device)) * hours.GUESS * seconds
+    device = choose_device(name)
+    flops = measure_flops(choose("auto", device)) * time_budget.ASSUMED_MFU * seconds
     _, n_layer, n_embd, context, batch = max(size for size in SIZES if size[0] <= flops)
     recipe = dataclasses.replace(
-        hours.recipe_of(hours.Rung(n_layer, n_embd, context), batch),
+        time_budget.recipe_for(time_budget.ModelSize(n_layer, n_embd, context), batch),
         data=dataset.path,
-        out=run,
-        eval=EvalOptions(every=0, tokens=hours.EVAL_TOKENS),
+        out=run.path,
+        eval=EvalOptions(every=0, tokens=time_budget.EVAL_TOKENS),
         save=SaveOptions(every=200),
         log=LogOptions(every=1 if device.type == "cpu" else 10),
     )
-    steps = max(20, round(seconds / hours.measure(recipe, dataset, 2.0).step))
+    steps = max(20, round(seconds / time_budget.measure(recipe, dataset, 2.0).step))
     return dataclasses.replace(
         recipe,
         train=dataclasses.replace(recipe.train, max_steps=steps, max_hours=_hours(seconds)),
@@ -132,11 +136,11 @@ def _planned(run: Path, dataset: Dataset, seconds: float, say: Callable[[str], N
     )
 
 
-def _in_fresh_time(run: Path, recipe: Recipe, seconds: float) -> Recipe:
-    """The recipe with the time asked for now on top of what the run has taken: a limit counts over all resumes."""
+def _with_fresh_time(run: Run, recipe: Recipe, seconds: float) -> Recipe:
+    """The recipe with fresh time on top of what the run has used: the limit counts over all resumes."""
     from gptworks import runs
 
-    so_far = runs.newest_good(run)[0]
+    so_far = run.newest_good()[0]
     if so_far and so_far.step == recipe.train.max_steps:
         return recipe
     state = json.loads((so_far.path / runs.STATE).read_text(encoding="utf-8")) if so_far else {"seconds": 0.0}
@@ -145,52 +149,52 @@ def _in_fresh_time(run: Path, recipe: Recipe, seconds: float) -> Recipe:
 
 
 def _hours(seconds: float, spent: float = 0.0) -> float:
-    """`train.max_hours` where so much time is asked for."""
+    """`train.max_hours` for this much time."""
     return round((spent + 1.3 * seconds + GRACE) / 3600, 4)
 
 
-def _show(run: Path, dataset: Dataset) -> None:
-    """Scores beside two honest baselines, the curve, and samples."""
-    from gptworks import runs
+def _show(run: Run, dataset: Dataset, name: str) -> None:
+    """Print scores beside two baselines, plot the curve, and print samples."""
+    from gptworks import files
     from gptworks.data.order import fixed_windows
+    from gptworks.devices import choose_device
     from gptworks.model import checkpoint
-    from gptworks.report import plots
+    from gptworks.processes import World
+    from gptworks.reports import plots
     from gptworks.train.evaluators import ValidationLoss, unigram_loss
     from gptworks.train.precision import choose
-    from gptworks.train.pretraining import token_bytes
-    from gptworks.world import World, default_device
 
-    measured = [row for row in runs.read_rows(run / "metrics.jsonl") if "val_loss" in row]
+    measured = [row for row in files.read_rows(run / "metrics.jsonl") if "val_loss" in row]
     first, last = measured[0], measured[-1]
     train, val = dataset.split("train"), dataset.split("val")
     assert train is not None
     assert val is not None
     per_token = last["val_bpb"] / last["val_loss"]  # bits per byte of one nat per token, on these windows
     recipe = load(run / "recipe.toml")
-    windows = fixed_windows(
-        val, recipe.model.context or 0, recipe.eval.tokens
-    )  # those the run was measured on
+    windows = fixed_windows(val, recipe.model.context or 0, recipe.eval.tokens)  # the same as during training
     unigram = unigram_loss(train, windows, dataset.vocab_size)
     plots.loss_curve(run, baselines={"unigram": unigram})
-    reached = runs.checkpoints(run)[-1]
+    reached = run.checkpoints()[-1]
     model, tokenizer = checkpoint.load(reached.path), dataset.tokenizer()
     loss, steps = last["val_loss"], recipe.train.max_steps
     if reached.step != last["step"]:  # stopped between two evaluations
-        device = default_device()
-        lengths, numbers = token_bytes(tokenizer), choose(recipe.train.precision, device)
-        measure = ValidationLoss(windows, lengths, 1, recipe.train.skip_first, numbers, World(0, 1, device))
+        device = choose_device(name)
+        lengths, numbers = tokenizer.byte_lengths(specials=False), choose(recipe.train.precision, device)
+        measure = ValidationLoss.on_windows(
+            windows, lengths, 1, recipe.train.ignore_first, numbers, World(0, 1, device)
+        )
         loss = measure(model.to(device))["val_loss"]
         model.cpu()
     scores = {
         "untrained model": first["val_loss"],
-        "how often each token occurs": unigram,
+        "token frequencies": unigram,
         "this model": loss,
     }
     print("\nOn held-out modules               nats per token   bits per byte")
     for name, nats in scores.items():
         print(f"  {name:<32}{nats:>10.3f} {nats * per_token:>15.3f}")
     if reached.step != steps:
-        print(f"  (this model has learned for {reached.step:,} of {steps:,} steps)")
+        print(f"  (this model was trained for {reached.step:,} of {steps:,} steps)")
     print(
         f"  (the logarithm of {dataset.vocab_size} tokens is {math.log(dataset.vocab_size):.3f}; "
         f"the curve is {run / 'plots' / 'loss.png'})"
@@ -199,14 +203,14 @@ def _show(run: Path, dataset: Dataset) -> None:
     samples = _samples(model, tokenizer)
     result = {name: {"nats": nats, "bits_per_byte": nats * per_token} for name, nats in scores.items()}
     (run / "results").mkdir(exist_ok=True)
-    runs.write_json(
+    files.write_json(
         run / "results" / "quickstart.json", {"split": "val", "scores": result, "samples": samples}
     )
 
 
 def _samples(model: Model, tokenizer: Tokenizer) -> list[dict[str, str]]:
-    """Print what the model makes of some beginnings, and return it."""
-    from gptworks.generate.engine import GenerateSettings, generate
+    """Print continuations of some prompts, and return them."""
+    from gptworks.generation.engine import GenerateSettings, generate
 
     samples = []
     for seed, prompt in enumerate(PROMPTS):

@@ -9,49 +9,55 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gptworks.errors import ConfigError
-from gptworks.generate.settings import WeightsOption
-from gptworks.serve.settings import ServeSettings
+from gptworks.generation.requests import DTypeOption
+from gptworks.recipe import DeviceOption
+from gptworks.serving.settings import ServeSettings
 
 
 def serve(
     models: Annotated[
         tuple[str, ...],
-        Parameter(name="MODEL", help="Runs, RUN@best, model folders or Hub ids; their names here."),
+        Parameter(
+            name="MODEL",
+            help="Runs, RUN@best, model folders or Hub ids. Clients use the same names for them.",
+        ),
     ],
     /,
     *,
     settings: Annotated[ServeSettings, Parameter(name="*")] = ServeSettings(),  # noqa: B008 - frozen
-    weights: WeightsOption = "auto",
+    dtype: DTypeOption = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
-    """Serve models to OpenAI's clients, and on a page to try them out."""
+    """Serve models through an OpenAI-compatible API, with a playground in the browser."""
     if not models:
         raise ConfigError("serve needs a MODEL")
-    key = _key(settings)
+    key = _api_key(settings)
     try:
-        from gptworks.serve import running
-        from gptworks.serve.app import create_app
+        from gptworks.serving.models import load
+        from gptworks.serving.server import create_app, listen, run
     except ImportError as error:
         raise ConfigError(f"serve needs {error.name}: pip install 'gptworks[serve]'") from None
-    from gptworks.report import terminal
-    from gptworks.serve import models as served
-    from gptworks.world import tune_allocator
+    from gptworks.devices import choose_device
+    from gptworks.host_memory import tune_allocator
+    from gptworks.reports import terminal
 
     tune_allocator()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    with running.listen(settings) as listener:
-        app = create_app(served.load(models, settings, weights), settings, key=key)
+    with listen(settings) as listener:
+        app = create_app(load(models, settings, dtype, choose_device(device)), settings, key=key)
         host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"http://{shown}:{port}", flush=True)
+        print(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", flush=True)
         if not settings.local and key is None:
-            terminal.say("Everyone who reaches this address may ask; --api-key-env NAME asks for a key")
-        running.run(app, settings, listener)
+            terminal.say(
+                "Anyone who can reach this address can use the models; --api-key-env NAME requires a key"
+            )
+        run(app, settings, listener)
 
 
-def _key(settings: ServeSettings) -> str | None:
+def _api_key(settings: ServeSettings) -> str | None:
     name = settings.api_key_env
     if name is None:
         return None
     if not (key := os.environ.get(name, "")):
-        raise ConfigError(f"--api-key-env {name}: there is no such variable, or it is empty")
+        raise ConfigError(f"--api-key-env {name}: this environment variable is not set, or is empty")
     return key

@@ -1,7 +1,7 @@
-"""Parts into shards: which tokens stand where, and writing them.
+"""Chunk files to shards: plans which tokens go where, then writes the shards.
 
-First the table of what goes where, a shard at a time; then whoever is free writes the shard from the parts. A
-document goes whole into a shard, or opens the next; one that is longer than a shard runs through several.
+The plan comes first, one shard at a time; then any free worker writes the shard from the chunk files. A document goes
+whole into a shard or opens the next; one that is longer than a shard spans several.
 """
 
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptworks.data import parts
+from gptworks.data import chunk_files
 from gptworks.data.encoding import Encoder
-from gptworks.data.selection import Chosen, Group
+from gptworks.data.selection import Group, Selected
 from gptworks.data.shards import write_shard
 
 
-class Run(NamedTuple):
-    """Consecutive tokens of a part."""
+class TokenSpan(NamedTuple):
+    """Consecutive tokens of a chunk file."""
 
     path: Path
     start: int
@@ -26,18 +26,18 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One shard to be written."""
+class ShardPlan:
+    """A shard to write."""
 
     path: Path
-    runs: list[Run]
+    spans: list[TokenSpan]
     ends: np.ndarray
     dtype: np.dtype
 
 
 @dataclass(frozen=True)
-class Written:
-    """One shard, as the manifest tells it."""
+class WrittenShard:
+    """A shard's entry in the manifest."""
 
     file: str
     tokens: int
@@ -46,25 +46,25 @@ class Written:
     index_sha256: str
 
 
-def write(plan: Plan) -> Written:
+def write(plan: ShardPlan) -> WrittenShard:
     """Write a shard."""
-    data, index = write_shard(plan.path, read(plan.runs, plan.dtype), plan.ends, plan.dtype)
-    return Written(plan.path.name, int(plan.ends[-1]), len(plan.ends), data, index)
+    sums = write_shard(plan.path, read(plan.spans, plan.dtype), plan.ends, plan.dtype)
+    return WrittenShard(plan.path.name, int(plan.ends[-1]), len(plan.ends), *sums)
 
 
-def read(runs: list[Run], dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The tokens of some runs."""
-    path, begin, tokens = None, 0, np.zeros(0, np.uint8)
-    for run in runs:
-        if run.path != path:
-            path, tokens = run.path, np.memmap(run.path, np.uint8, mode="r")
-            begin = parts.tokens_offset(int(tokens[8:16].view("<u8")[0]))
-        at = begin + run.start * dtype.itemsize
-        yield tokens[at : at + run.length * dtype.itemsize].view(dtype)
+def read(spans: list[TokenSpan], dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The tokens of each span."""
+    path, tokens_begin, data = None, 0, np.zeros(0, np.uint8)
+    for span in spans:
+        if span.path != path:
+            path, data = span.path, np.memmap(span.path, np.uint8, mode="r")
+            tokens_begin = chunk_files.tokens_offset(int(data[8:16].view("<u8")[0]))
+        start = tokens_begin + span.start * dtype.itemsize
+        yield data[start : start + span.length * dtype.itemsize].view(dtype)
 
 
 @dataclass
-class Planner:
+class SplitPlanner:
     """Fills the shards of one split, one after another."""
 
     split: str
@@ -76,11 +76,12 @@ class Planner:
     documents: int = 0
     text_bytes: int = 0
     filled: int = 0
-    runs: list[Run] = field(default_factory=list)
+    """Tokens in the shard that is being filled."""
+    spans: list[TokenSpan] = field(default_factory=list)
     ends: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, group: Group, starts: np.ndarray, lengths: np.ndarray) -> Iterator[Plan]:
-        """Append documents, which begin at tokens `starts` of a group; yields the shards that are full."""
+    def add(self, group: Group, starts: np.ndarray, lengths: np.ndarray) -> Iterator[ShardPlan]:
+        """Append documents that begin at tokens `starts` of a group; yields the shards that are full."""
         self.documents += len(starts)
         self.tokens += int(lengths.sum())
         at = 0
@@ -89,75 +90,76 @@ class Planner:
             room = self.shard_tokens - self.filled
             fit = int(np.searchsorted(ends, room, side="right"))
             if fit:
-                self._take(group, starts[at : at + fit], lengths[at : at + fit])
+                self._append(group, starts[at : at + fit], lengths[at : at + fit])
                 at += fit
             elif lengths[at] > self.shard_tokens and room:
-                self._take(group, starts[at : at + 1], np.array([room]))
+                self._append(group, starts[at : at + 1], np.array([room]))
                 starts, lengths = starts.copy(), lengths.copy()
                 starts[at], lengths[at] = starts[at] + room, lengths[at] - room
             else:
                 yield self._close()
 
-    def _take(self, group: Group, starts: np.ndarray, lengths: np.ndarray) -> None:
+    def _append(self, group: Group, starts: np.ndarray, lengths: np.ndarray) -> None:
         self.ends.append(self.filled + np.cumsum(lengths))
         self.filled = int(self.ends[-1][-1])
         breaks = np.flatnonzero(starts[1:] != starts[:-1] + lengths[:-1]) + 1
         for first, last in zip([0, *breaks.tolist()], [*breaks.tolist(), len(starts)], strict=True):
-            self.runs += within(group, int(starts[first]), int(lengths[first:last].sum()))
+            self.spans += spans_of(group, int(starts[first]), int(lengths[first:last].sum()))
 
-    def _close(self) -> Plan:
+    def _close(self) -> ShardPlan:
         name = f"{self.split}-{self.n_shards:05d}.bin"
-        plan = Plan(self.folder / name, self.runs, np.concatenate(self.ends), self.dtype)
+        plan = ShardPlan(self.folder / name, self.spans, np.concatenate(self.ends), self.dtype)
         self.n_shards += 1
-        self.filled, self.runs, self.ends = 0, [], []
+        self.filled, self.spans, self.ends = 0, [], []
         return plan
 
-    def finish(self) -> Iterator[Plan]:
+    def finish(self) -> Iterator[ShardPlan]:
         """The last shard."""
         if self.filled:
             yield self._close()
 
 
-def within(group: Group, start: int, length: int) -> list[Run]:
-    """Tokens of a group as runs of its parts."""
-    runs = []
-    for path, held in zip(group.paths, group.lengths, strict=True):
-        if start < held and length:
-            runs.append(Run(path, start, min(length, held - start)))
-            length -= runs[-1].length
-        start = max(0, start - held)
-    return runs
+def spans_of(group: Group, start: int, length: int) -> list[TokenSpan]:
+    """Tokens [start, start + length) of a group as spans of its chunk files."""
+    spans = []
+    for path, n_tokens in zip(group.paths, group.lengths, strict=True):
+        if start < n_tokens and length:
+            spans.append(TokenSpan(path, start, min(length, n_tokens - start)))
+            length -= spans[-1].length
+        start = max(0, start - n_tokens)
+    return spans
 
 
 @dataclass(frozen=True)
-class Placer:
-    """Appends what was chosen to the two splits."""
+class Planner:
+    """Distributes the selected documents to the two splits."""
 
-    train: Planner
-    val: Planner
+    train: SplitPlanner
+    val: SplitPlanner
     encoder: Encoder
 
-    def place(self, chosen: Chosen) -> Iterator[Plan]:
-        """Yields the shards that are full."""
-        rows = chosen.group.documents
+    def add(self, selected: Selected) -> Iterator[ShardPlan]:
+        """Append what is selected from a group; yields the shards that are full."""
+        rows = selected.group.documents
         lengths = rows["tokens"].astype(np.int64)
         starts = np.cumsum(lengths) - lengths
-        if chosen.cut is not None:
-            yield from self._cut(chosen, chosen.cut, int(starts[np.flatnonzero(chosen.copies)[0]]))
+        if selected.cut is not None:
+            yield from self._cut(selected, selected.cut, int(starts[np.flatnonzero(selected.copies)[0]]))
             return
-        training = np.repeat(np.arange(len(rows)), np.where(chosen.validation, 0, chosen.copies))
-        for planner, wanted in ((self.train, training), (self.val, np.flatnonzero(chosen.validation))):
-            planner.text_bytes += int(rows["bytes"][wanted].sum())
-            yield from planner.add(chosen.group, starts[wanted], lengths[wanted])
+        train = np.repeat(np.arange(len(rows)), np.where(selected.validation, 0, selected.copies))
+        for planner, indices in ((self.train, train), (self.val, np.flatnonzero(selected.validation))):
+            planner.text_bytes += int(rows["bytes"][indices].sum())
+            yield from planner.add(selected.group, starts[indices], lengths[indices])
 
-    def _cut(self, chosen: Chosen, cut: int, start: int) -> Iterator[Plan]:
-        """The only document of a source: its last tokens are validation."""
-        number = int(np.flatnonzero(chosen.copies)[0])
-        row, copies = chosen.group.documents[number], int(chosen.copies[number])
+    def _cut(self, selected: Selected, cut: int, start: int) -> Iterator[ShardPlan]:
+        """Append a source's only document; its last tokens go to validation."""
+        index = int(np.flatnonzero(selected.copies)[0])
+        row, copies = selected.group.documents[index], int(selected.copies[index])
         length = int(row["tokens"])
-        text = within(chosen.group, start + cut, max(0, length - cut - len(self.encoder.marks[1])))
-        val_bytes = sum(int(self.encoder.token_bytes[ids].sum()) for ids in read(text, self.train.dtype))
+        text_length = max(0, length - cut - len(self.encoder.separators[1]))
+        text = read(spans_of(selected.group, start + cut, text_length), self.train.dtype)
+        val_bytes = sum(int(self.encoder.token_bytes[ids].sum()) for ids in text)
         self.train.text_bytes += copies * (int(row["bytes"]) - val_bytes)
         self.val.text_bytes += val_bytes
-        yield from self.train.add(chosen.group, np.full(copies, start), np.full(copies, cut))
-        yield from self.val.add(chosen.group, np.array([start + cut]), np.array([length - cut]))
+        yield from self.train.add(selected.group, np.full(copies, start), np.full(copies, cut))
+        yield from self.val.add(selected.group, np.array([start + cut]), np.array([length - cut]))

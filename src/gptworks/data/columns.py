@@ -1,4 +1,4 @@
-"""Which columns of a table hold the text, a second text and the label: as told, or guessed by name."""
+"""Which columns of a table hold the text, a second text and the label: as given, or guessed from their names."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -23,7 +23,7 @@ TEXTS = (
     "title",
     "v2",
 )
-"""Names people give to a column of texts. Capitals tell none apart, nor underscores from spaces."""
+"""Common names of text columns. Capitals do not matter, and underscores count as spaces."""
 LABELS = (
     "label",
     "labels",
@@ -45,29 +45,33 @@ PAIRS = (
     ("text1", "text2"),
     ("#1 string", "#2 string"),
 )
-"""Names people and GLUE give to the two texts of a pair."""
-WORDS = 3
-"""A column whose cells have so many on average, and are seldom the same, is of texts whatever its name."""
+"""Common names of the two columns of a text pair, GLUE's among them."""
+MIN_WORDS = 3
+"""A column with at least this many words per cell on average, and mostly distinct cells, holds texts."""
 
 
-class Choice(NamedTuple):
-    """Names of the columns that are used."""
+class Columns(NamedTuple):
+    """The names of the columns that are used."""
 
     text: str
-    pair: str | None
+    text_pair: str | None
     label: str
 
 
-def choose(table: Table, options: ClassifyOptions) -> Choice:
+def choose(table: Table, options: ClassifyOptions) -> Columns:
     """The columns of a table.
 
     Raises:
-        DataError: a column that was named is missing, or none looks right; with those there are.
+        DataError: a given column is missing, or none looks right; lists the columns.
     """
-    for flag, name in (("--text", options.text), ("--pair", options.pair), ("--label", options.label)):
+    for flag, name in (
+        ("--text", options.text),
+        ("--text-pair", options.text_pair),
+        ("--label", options.label),
+    ):
         if name is not None and name not in table.columns:
-            raise DataError(f"{flag} {name}: {table.name} has no such column; there are {_listed(table)}")
-    text, pair = options.text, options.pair
+            raise DataError(f"{flag} {name}: {table.name} has no such column; it has {_listed(table)}")
+    text, pair = options.text, options.text_pair
     if text is None:
         text, guessed = _guess_texts(table, options)
         pair = pair or guessed
@@ -78,46 +82,49 @@ def choose(table: Table, options: ClassifyOptions) -> Choice:
         )
     if label is None:
         raise DataError(
-            f"no column of {table.name} looks like a label; name one with --label: {_listed(table)}"
+            f"no column of {table.name} looks like a label; set --label to one of {_listed(table)}"
         )
-    return Choice(text, pair, label)
+    return Columns(text, pair, label)
 
 
 def on_pairs(trained: ClassifyOptions) -> bool | None:
-    """Whether a classifier learned from pairs of texts; None where nothing says it, as in a merged model's folder."""
-    if trained.pair is None and trained.text is None:
+    """True if a classifier was trained on pairs of texts; None if unknown, as for a merged model's folder."""
+    if trained.text_pair is None and trained.text is None:
         return None
-    return trained.pair is not None
+    return trained.text_pair is not None
 
 
 def texts(
     table: Table, text: str | None, pair: str | None, trained: ClassifyOptions
 ) -> list[tuple[str, str | None]]:
-    """The texts of a table that a classifier is to read, each with its second where it reads pairs.
+    """The texts of a table for a classifier to read, with second texts if it reads pairs.
 
-    Of the columns named; else of those of training; else of those that look like it, or of the only one. A cell
-    without a text is an empty one.
+    Uses the given columns, else those of training, else those that look right or the only one. A cell without a
+    text counts as empty.
 
     Raises:
-        DataError: there is no such column, or none looks right; with those there are.
+        DataError: a given column is missing, or none looks right; lists the columns.
     """
     for flag, name in (("--column", text), ("--pair", pair)):
         if name is not None and name not in table.columns:
-            raise DataError(f"{table.name}: {flag} {name}: no such column; there are {_listed(table)}")
-    known = [name if name in table.columns else None for name in (trained.text, trained.pair)]
+            raise DataError(f"{flag} {name}: {table.name} has no such column; it has {_listed(table)}")
+    known = [name if name in table.columns else None for name in (trained.text, trained.text_pair)]
     first, second = text or known[0], pair or known[1]
     pairs = on_pairs(trained)
     if text is None and pairs is not False and None in known:
-        looks = _pair_of(table)
-        first, second = first or looks[0], second or looks[1]
+        guess = _pair_of(table)
+        first, second = first or guess[0], second or guess[1]
     only = next(iter(table.columns)) if len(table.columns) == 1 else None
     first = first or _named(table, TEXTS, {second}) or only
     if first is None:
-        why = "no column looks like the text; name one with --column"
-        raise DataError(f"{table.name}: {why}; there are {_listed(table)}")
+        raise DataError(
+            f"no column of {table.name} looks like the text; set --column to one of {_listed(table)}"
+        )
     if pairs and second in {None, first}:
-        why = f"the model was trained on pairs, and no column looks like what goes with {first}; name one with --pair"
-        raise DataError(f"{table.name}: {why}; there are {_listed(table)}")
+        raise DataError(
+            f"the model was trained on text pairs, and no column of {table.name} looks like the partner of {first}; "
+            f"set --pair to one of {_listed(table)}"
+        )
     firsts = ["" if cell is None else str(cell) for cell in table.columns[first]]
     if second is None:
         return [(cell, None) for cell in firsts]
@@ -126,17 +133,17 @@ def texts(
 
 
 def _pair_of(table: Table) -> tuple[str, str] | tuple[None, None]:
-    """The columns that are called as the two texts of a pair often are."""
+    """The columns with a common pair of names."""
     plain = {_plain(name): name for name in table.columns}
-    found = ((plain[first], plain[second]) for first, second in PAIRS if first in plain and second in plain)
-    return next(found, (None, None))
+    matches = ((plain[first], plain[second]) for first, second in PAIRS if first in plain and second in plain)
+    return next(matches, (None, None))
 
 
 def _guess_texts(table: Table, options: ClassifyOptions) -> tuple[str, str | None]:
     first, second = _pair_of(table)
-    if first is not None and options.pair is None:
+    if first is not None and options.text_pair is None:
         return first, second
-    taken = {options.pair, options.label}
+    taken = {options.text_pair, options.label}
     text = _named(table, TEXTS, taken)
     if text is None and len(table.columns) == 2:
         label = options.label or _named(table, LABELS, taken)
@@ -145,7 +152,7 @@ def _guess_texts(table: Table, options: ClassifyOptions) -> tuple[str, str | Non
         text = _only(name for name in table.columns if name not in taken and _is_prose(table, name))
     if text is None:
         raise DataError(
-            f"no column of {table.name} looks like the text; name one with --text: {_listed(table)}"
+            f"no column of {table.name} looks like the text; set --text to one of {_listed(table)}"
         )
     return text, None
 
@@ -156,24 +163,24 @@ def _named(table: Table, names: tuple[str, ...], taken: set[str | None]) -> str 
 
 
 def _plain(name: str) -> str:
-    """A column's name as this page spells it."""
+    """A column's name in this module's spelling."""
     return " ".join(name.lower().replace("_", " ").split())
 
 
 def _only(names: Iterable[str]) -> str | None:
-    """The name, if there is one alone."""
-    found = list(names)
-    return found[0] if len(found) == 1 else None
+    """The name, if it is the only one."""
+    unique = list(names)
+    return unique[0] if len(unique) == 1 else None
 
 
 def _is_prose(table: Table, name: str) -> bool:
     cells = [cell for cell in table.columns[name] if isinstance(cell, str)]
     words = sum(len(cell.split()) for cell in cells)
-    return words >= WORDS * max(1, len(cells)) and len(set(cells)) > len(cells) / 2
+    return words >= MIN_WORDS * max(1, len(cells)) and len(set(cells)) > len(cells) / 2
 
 
 def _is_index(table: Table, name: str) -> bool:
-    """Whole numbers of which no two are the same name rows, no classes."""
+    """True if all cells are different whole numbers: they number rows and are not classes."""
     cells = [str(cell) for cell in table.columns[name]]
     return len(cells) > 1 and len(set(cells)) == len(cells) and all(cell.isdecimal() for cell in cells)
 

@@ -1,7 +1,7 @@
-"""Conversations to learn answers from: instructions with their outputs, or chats of several turns.
+"""Conversations for instruction tuning: instructions with their outputs, or chats of several turns.
 
-Which of the two a table holds is seen from its columns. What is held out is chosen by a hash of what is asked: it does
-not depend on the order of the data, stays when data is added, and never is in training as well.
+The columns of a table tell which of the two it holds. A hash of the prompts decides what is held out: the choice does
+not depend on the order of the data, stays the same when data is added, and no prompt is in two splits.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from gptworks.data import splits
 from gptworks.data.examples import SPLITS
 from gptworks.data.tables import Table
 from gptworks.errors import ConfigError, DataError
+from gptworks.messages import counted
 from gptworks.recipe import InstructOptions
 from gptworks.text.templates import Message
-from gptworks.wording import counted
 
 Conversation = tuple[Message, ...]
 
@@ -25,25 +25,25 @@ INSTRUCTIONS = ("instruction", "prompt", "question", "query")
 INPUTS = ("input", "context")
 OUTPUTS = ("output", "response", "completion", "answer")
 TURNS = ("messages", "conversations", "conversation")
-"""Names that people give to these columns, likeliest first."""
+"""Common names of these columns, in order of preference."""
 
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 
 
 @dataclass(frozen=True)
 class Conversations:
-    """Conversations, in splits."""
+    """Conversations in splits."""
 
     path: Path
     splits: dict[str, list[Conversation]]
     kind: str
-    """What the data looks like, in words."""
+    """The columns that are used, in words."""
     remarks: tuple[str, ...]
-    """What a person should know of the data."""
+    """What a person should know about the data."""
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the conversations, split by split."""
+        """SHA-256 of the conversations, split by split."""
         digest = hashlib.sha256()
         for split in SPLITS:
             for conversation in self.splits[split]:
@@ -55,65 +55,60 @@ def load(path: Path, options: InstructOptions) -> Conversations:
     """The conversations in a file, a zip, a folder of train, validation and test files, or a Hub dataset.
 
     Raises:
-        DataError: no such data, columns that are neither shape, a row that is not whole.
-        ConfigError: shares that leave nothing to train on.
+        DataError: the data does not exist, its columns are not recognised, or a row is incomplete.
+        ConfigError: --val-fraction and --test-fraction leave nothing to train on.
     """
-    tables = splits.by_name(path, options.limit)
     found: dict[str, list[Conversation]] = {}
     remarks, kinds = [], []
-    for split, table in tables.items():
+    for split, table in splits.read_splits(path, options.limit).items():
         kind, conversations = _read(table)
         kinds.append(kind)
-        found[split] = [
-            one for one in conversations if all(m.content.strip() for m in one if m.role != "system")
-        ]
-        if silent := len(conversations) - len(found[split]):
-            remarks.append(
-                f"{counted(silent, 'example')} of {table.name} with an empty instruction or answer: left out"
-            )
-    cut = _held_out(found, options)
-    kept, shared = _apart(cut)
-    if shared:
-        remarks.append(f"{counted(shared, 'example')} left out: a held-out one asks the same")
+        found[split] = [c for c in conversations if all(m.content.strip() for m in c if m.role != "system")]
+        if n_empty := len(conversations) - len(found[split]):
+            examples = f"{counted(n_empty, 'example')} of {table.name}"
+            remarks.append(f"dropped {examples} with an empty instruction or answer")
+    kept, n_shared = _drop_shared(_hold_out(found, options))
+    if n_shared:
+        remarks.append(f"dropped {counted(n_shared, 'example')} with the same prompt as a held-out example")
     if not kept["train"]:
         raise DataError(f"{path} leaves nothing to train on")
     return Conversations(path, kept, kinds[0], tuple(remarks))
 
 
-def asked(conversation: Conversation) -> str:
-    """What makes two conversations the same question: letters' case and spacing do not tell them apart."""
+def prompt_key(conversation: Conversation) -> str:
+    """The text of all prompts; two conversations with the same key ask the same. Ignores case and spacing."""
     texts = [text for m in conversation if m.role == "user" for text in (m.content, m.input)]
     return "\0".join(" ".join(text.lower().split()) for text in texts)
 
 
-def _held_out(
+def _hold_out(
     found: dict[str, list[Conversation]], options: InstructOptions
 ) -> dict[str, list[Conversation]]:
-    """What is not given is taken out of training: the lowest hashes for validation, the highest for the test."""
+    """Take missing splits out of training: the lowest hashes for validation, the highest for the test."""
     val = 0.0 if "val" in found else options.val_fraction
     test = 0.0 if "test" in found else options.test_fraction
     if val + test >= 1:
         raise ConfigError(f"--val-fraction {val} and --test-fraction {test} leave nothing to train on")
-    cut: dict[str, list[Conversation]] = {split: [] for split in SPLITS}
+    parts: dict[str, list[Conversation]] = {split: [] for split in SPLITS}
     for conversation in found["train"]:
-        place = _place(conversation, options.split_seed)
-        cut["val" if place < val else "test" if place >= 1 - test else "train"].append(conversation)
-    return {split: found[split] if split in found and split != "train" else cut[split] for split in SPLITS}
+        place = _hash(conversation, options.split_seed)
+        parts["val" if place < val else "test" if place >= 1 - test else "train"].append(conversation)
+    return {split: found[split] if split in found and split != "train" else parts[split] for split in SPLITS}
 
 
-def _place(conversation: Conversation, seed: int) -> float:
-    """A number in [0, 1) that only what is asked decides."""
-    digest = hashlib.sha256(f"{seed}\0{asked(conversation)}".encode(errors="surrogatepass")).digest()
+def _hash(conversation: Conversation, seed: int) -> float:
+    """A number in [0, 1) that depends on the prompts alone."""
+    digest = hashlib.sha256(f"{seed}\0{prompt_key(conversation)}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:6]) / 2**48
 
 
-def _apart(found: dict[str, list[Conversation]]) -> tuple[dict[str, list[Conversation]], int]:
-    """No question in two splits: the test keeps its own, then validation; and how many went."""
+def _drop_shared(found: dict[str, list[Conversation]]) -> tuple[dict[str, list[Conversation]], int]:
+    """Keep each prompt in one split, test before validation before training; also returns how many were dropped."""
     taken: set[str] = set()
     kept: dict[str, list[Conversation]] = {}
     for split in reversed(SPLITS):
-        kept[split] = [one for one in found[split] if asked(one) not in taken]
-        taken |= {asked(one) for one in kept[split]}
+        kept[split] = [c for c in found[split] if prompt_key(c) not in taken]
+        taken |= {prompt_key(c) for c in kept[split]}
     return kept, sum(map(len, found.values())) - sum(map(len, kept.values()))
 
 
@@ -125,14 +120,12 @@ def _read(table: Table) -> tuple[str, list[Conversation]]:
 
     turns, instruction, output = named(TURNS), named(INSTRUCTIONS), named(OUTPUTS)
     if turns is not None:
-        chats = [
-            _chat(value, f"{table.name}: row {row}") for row, value in enumerate(table.columns[turns], 1)
-        ]
+        chats = [_chat(value, f"{table.name}: row {n}") for n, value in enumerate(table.columns[turns], 1)]
         return f"conversations in {turns}", chats
     if instruction is None or output is None:
         raise DataError(
-            f"{table.name} has the columns {', '.join(table.columns)}; wanted are instruction, input (may be missing) "
-            "and output, or messages"
+            f"{table.name} has the columns {', '.join(table.columns)}; it needs instruction, output and optionally "
+            "input, or messages"
         )
     input = named(INPUTS)
     kind = f"instruction in {instruction}, answer in {output}" + (f", input in {input}" if input else "")
@@ -142,28 +135,29 @@ def _read(table: Table) -> tuple[str, list[Conversation]]:
 def _instructions(table: Table, instruction: str, input: str | None, output: str) -> Iterator[Conversation]:
     inputs = table.columns[input] if input else [None] * len(table)
     rows = zip(table.columns[instruction], inputs, table.columns[output], strict=True)
-    for row, (asks, about, answers) in enumerate(rows, 1):
-        for column, value in ((instruction, asks), (output, answers)):
+    for row, (prompt, context, answer) in enumerate(rows, 1):
+        for column, value in ((instruction, prompt), (output, answer)):
             if not isinstance(value, str):
-                what = "no" if value is None else f"a {type(value).__name__} for"
-                raise DataError(f"{table.name}: row {row} has {what} {column}")
-        if not isinstance(about, str | None):
-            raise DataError(f"{table.name}: row {row} has a {type(about).__name__} for {input}")
-        yield Message("user", asks, about if about and about.strip() else ""), Message("assistant", answers)
+                problem = "no" if value is None else f"a {type(value).__name__} for"
+                raise DataError(f"{table.name}: row {row} has {problem} {column}")
+        if not isinstance(context, str | None):
+            raise DataError(f"{table.name}: row {row} has a {type(context).__name__} for {input}")
+        context = context if context and context.strip() else ""
+        yield Message("user", prompt, context), Message("assistant", answer)
 
 
 def _chat(turns: Any, place: str) -> Conversation:
-    """The messages of one row, checked: an assistant's after each user's, to the end."""
+    """The messages of one row, checked: user and assistant alternate, and the assistant comes last."""
     if not isinstance(turns, list) or not turns:
-        raise DataError(f"{place} holds no list of messages")
+        raise DataError(f"{place} is not a list of messages")
     messages = tuple(_message(turn, place) for turn in turns)
     spoken = messages[1:] if messages[0].role == "system" else messages
     for number, message in enumerate(spoken):
-        wanted = ("user", "assistant")[number % 2]
-        if message.role != wanted:
+        expected = ("user", "assistant")[number % 2]
+        if message.role != expected:
+            position = len(messages) - len(spoken) + number + 1
             raise DataError(
-                f"{place}: message {len(messages) - len(spoken) + number + 1} is the {message.role}'s, "
-                f"and the {wanted}'s turn it is"
+                f"{place}: message {position} is from the {message.role}, expected the {expected}"
             )
     if not spoken or spoken[-1].role != "assistant":
         raise DataError(f"{place} ends with the {messages[-1].role}: there is no answer to learn")
@@ -172,11 +166,11 @@ def _chat(turns: Any, place: str) -> Conversation:
 
 def _message(turn: Any, place: str) -> Message:
     if not isinstance(turn, dict):
-        raise DataError(f"{place} holds a message that is no object: {str(turn)[:40]!r}")
+        raise DataError(f"{place} has a message that is not an object: {str(turn)[:40]!r}")
     role = turn.get("role", turn.get("from"))
     content = turn.get("content", turn.get("value"))
     if role not in ROLES:
-        raise DataError(f"{place} has a message of {role!r}; known are {', '.join(ROLES)}")
+        raise DataError(f"{place} has a message with role {role!r}; use one of {', '.join(ROLES)}")
     if not isinstance(content, str):
-        raise DataError(f"{place} has a message of {role} whose content is no text but {str(content)[:40]!r}")
+        raise DataError(f"{place} has a message from {role} whose content is not text: {str(content)[:40]!r}")
     return Message(ROLES[role], content)

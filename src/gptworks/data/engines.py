@@ -1,8 +1,8 @@
-"""Making a Dataset's parts with many machines, by an existing engine: a step of ours on datatrove's executors.
+"""Encoding on many machines: a pipeline step of ours on datatrove's executors.
 
-The step does pieces RANK, RANK + TASKS, ... of the sources, cut as `prepare` always cuts them; what it leaves are the
-parts that `prepare` would have made, so the Dataset is the same to the byte. All machines see the same folders. A task
-that was killed is done again, but for the parts it left whole.
+Task RANK does work units RANK, RANK + TASKS, ... of the sources, split as `prepare` always splits them. It leaves the
+chunk files that `prepare` would make, so the Dataset is the same to the byte. All machines must see the same folders. A
+killed task runs again, except for the chunk files that it finished.
 """
 
 import itertools
@@ -15,68 +15,68 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptworks.data import parts
+from gptworks.data import chunk_files
 from gptworks.data.encoding import Encoder
-from gptworks.data.pieces import Piece, cut
 from gptworks.data.sources import Source
+from gptworks.data.work_units import WorkUnit, split_source
 from gptworks.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from datatrove.executor.base import PipelineExecutor  # type: ignore[import-not-found] # an extra
 
 TASKS_PER_WORKER = 4
-"""Tasks are given out as workers become free: a few each keep all of them busy to the end."""
+"""Free workers take the next task: a few tasks per worker keep all of them busy to the end."""
 
-LOOK_EVERY = 0.5
-"""Seconds between looks at whether workers live."""
+POLL_SECONDS = 0.5
+"""Seconds between checks that the workers are alive."""
 
-ASK_EVERY = 10.0
-"""Seconds between looks at a cluster's queue."""
+QUEUE_SECONDS = 10.0
+"""Seconds between queries of a cluster's queue."""
 
 
 class Step:
-    """A datatrove pipeline of one step: makes the parts of a task's pieces."""
+    """A datatrove pipeline of one step: makes the chunk files of a task's work units."""
 
     def __init__(self, sources: Sequence[Source], encoder: Encoder) -> None:
         self.sources, self.encoder = sources, encoder
 
     def __call__(self, _: object, rank: int = 0, world_size: int = 1) -> Iterator[object]:
-        """Do task `rank` of `world_size`; nothing is handed on."""
-        for piece in itertools.islice(self.pieces(), rank, None, world_size):
-            if parts.inspect(self.encoder.path(piece), self.encoder.dtype) is None:
-                self.encoder(piece)
+        """Do task `rank` of `world_size`; passes nothing to a next step."""
+        for unit in itertools.islice(self.units(), rank, None, world_size):
+            path = self.encoder.path(unit.source, unit.number)
+            if chunk_files.inspect(path, self.encoder.dtype) is None:
+                self.encoder(unit)
         yield from ()
 
-    def pieces(self) -> Iterator[Piece]:
-        """All pieces of all sources."""
+    def units(self) -> Iterator[WorkUnit]:
+        """All work units of all sources."""
         for index, source in enumerate(self.sources):
-            yield from cut(source, index, self.encoder.options, self.encoder.tokenizer.eos_id)
+            yield from split_source(source, index, self.encoder.options, self.encoder.tokenizer.eos_id)
 
 
 def check(encoder: Encoder, sources: Sequence[Source]) -> None:
-    """Refuse what an engine cannot share out, or is not installed for.
+    """Check that the engine is installed and can divide the work.
 
     Raises:
-        ConfigError: with the way out.
+        ConfigError: the engine is not installed, or these options or sources need a single process.
     """
     options = encoder.options
     if options.engine == "local":
         return
     if options.limit is not None:
         raise ConfigError(
-            f"prepare.limit counts documents in order, which machines that work side by side cannot: leave out "
-            f"--engine {options.engine}"
+            f"prepare.limit counts documents in order, which parallel tasks cannot: remove --engine {options.engine}"
         )
     if any(source.hub for source in sources):
         raise ConfigError(
-            f"hf: sources are read as one stream, which --engine {options.engine} cannot share out: leave it out, or "
-            "give downloaded files"
+            f"hf: sources are read as one stream, which --engine {options.engine} cannot divide: remove it, or use "
+            "downloaded files"
         )
     if options.engine == "slurm":
         if options.partition is None:
-            raise ConfigError("--engine slurm needs --partition NAME, one that `sinfo` lists")
+            raise ConfigError("--engine slurm needs --partition NAME; `sinfo` lists the partitions")
         if shutil.which("sbatch") is None:
-            raise ConfigError("--engine slurm needs Slurm's sbatch, and there is none on this machine")
+            raise ConfigError("--engine slurm needs Slurm's sbatch, which is not on this machine's PATH")
     try:
         import datatrove.executor  # type: ignore[import-not-found] # noqa: F401 - an extra
 
@@ -89,21 +89,23 @@ def check(encoder: Encoder, sources: Sequence[Source]) -> None:
 
 
 def run(encoder: Encoder, sources: Sequence[Source], workers: int) -> None:
-    """Make the parts that are not there, on the engine that the options name, with so many workers.
+    """Make the missing chunk files on the engine that the options name.
 
     Raises:
-        ResourceError: workers died, or a cluster's jobs failed; the same command goes on.
+        ResourceError: a worker died or a cluster's job failed; the same command resumes.
     """
     step = Step(sources, encoder)
     wanted = encoder.options.engine_tasks or TASKS_PER_WORKER * workers
-    tasks = max(1, min(wanted, sum(1 for _ in step.pieces())))
+    tasks = max(1, min(wanted, sum(1 for _ in step.units())))
     logs = encoder.folder / f"engine-{tasks}"
     executor = MAKE[encoder.options.engine](step, tasks, workers, logs)
-    {"datatrove": _watched, "ray": _on_ray, "slurm": _queued}[encoder.options.engine](executor, logs)
+    {"datatrove": _run_watched, "ray": _run_on_ray, "slurm": _run_queued}[encoder.options.engine](
+        executor, logs
+    )
     if left := len(executor.get_incomplete_ranks(skip_completed=True)):
         raise ResourceError(
-            f"{left} of {tasks} tasks did not come to their end; {logs / 'logs'} says why. What is finished is kept: "
-            "run the same command again"
+            f"{left} of {tasks} tasks did not finish; {logs / 'logs'} says why. Finished work is kept: run the same "
+            "command again"
         )
 
 
@@ -116,7 +118,7 @@ def _local(step: Step, tasks: int, workers: int, logs: Path) -> Any:
 def _ray(step: Step, tasks: int, workers: int, logs: Path) -> Any:
     from datatrove.executor import RayPipelineExecutor
 
-    # A small reservation: encoding takes little memory, and Ray starts nothing that it thinks does not fit.
+    # Encoding takes little memory, and Ray starts no task whose reservation does not fit.
     return RayPipelineExecutor(
         [step], tasks=tasks, workers=workers, logging_dir=str(logs), mem_per_cpu_gb=0.5
     )
@@ -126,7 +128,7 @@ def _slurm(step: Step, tasks: int, workers: int, logs: Path) -> Any:
     from datatrove.executor import SlurmPipelineExecutor
 
     options = step.encoder.options
-    assert options.partition is not None  # check has looked
+    assert options.partition is not None  # check has verified it
     hours, minutes = divmod(round(60 * options.task_hours), 60)
     return SlurmPipelineExecutor(
         [step],
@@ -144,15 +146,15 @@ def _slurm(step: Step, tasks: int, workers: int, logs: Path) -> Any:
 MAKE: dict[str, Callable[[Step, int, int, Path], Any]] = {"datatrove": _local, "ray": _ray, "slurm": _slurm}
 
 
-def _watched(executor: "PipelineExecutor", _: Path) -> None:
-    """Run it, and see whether its workers live: a pool waits for ever for what a killed one had in hand."""
-    failed: list[BaseException] = []
+def _run_watched(executor: "PipelineExecutor", _: Path) -> None:
+    """Run it and watch its workers: its pool would wait forever for the task of a killed worker."""
+    errors: list[BaseException] = []
 
     def work() -> None:
         try:
             executor.run()
         except BaseException as error:
-            failed.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -163,23 +165,23 @@ def _watched(executor: "PipelineExecutor", _: Path) -> None:
         if dead is not None and thread.is_alive():
             _abandon()
             raise ResourceError(
-                f"a worker process was killed (signal {-dead.exitcode}; 9 is mostly lack of memory): run the same "
-                "command again, with fewer --workers"
+                f"a worker process was killed by signal {-dead.exitcode} (9 usually means that memory ran out): run "
+                "the same command again with fewer --workers"
             )
-        thread.join(LOOK_EVERY)
-    if failed:
-        raise failed[0]
+        thread.join(POLL_SECONDS)
+    if errors:
+        raise errors[0]
 
 
 def _children() -> list[Any]:
-    """Processes that datatrove's pool has started."""
+    """The processes of datatrove's pool."""
     import multiprocess  # type: ignore[import-not-found] # datatrove's
 
     return multiprocess.active_children()  # type: ignore[attr-defined] # it is multiprocessing's
 
 
 def _abandon() -> None:
-    """End datatrove's processes, and forget its farewells: they wait for locks that the killed one may have held."""
+    """Kill datatrove's processes and skip its exit handlers, which wait for locks that the killed process may hold."""
     from multiprocess import util  # type: ignore[import-not-found]
 
     for child in _children():
@@ -187,8 +189,8 @@ def _abandon() -> None:
     util._finalizer_registry.clear()  # type: ignore[attr-defined]
 
 
-def _on_ray(executor: "PipelineExecutor", _: Path) -> None:
-    """Run it on the Ray cluster that RAY_ADDRESS names, or one of this machine; Ray starts lost workers again."""
+def _run_on_ray(executor: "PipelineExecutor", _: Path) -> None:
+    """Run it on the Ray cluster at RAY_ADDRESS, or on a local one; Ray restarts lost workers."""
     import ray  # type: ignore[import-not-found]
 
     ours = not ray.is_initialized()
@@ -201,20 +203,20 @@ def _on_ray(executor: "PipelineExecutor", _: Path) -> None:
             ray.shutdown()
 
 
-def _queued(executor: Any, logs: Path) -> None:
-    """Submit it, or find that it was, and wait until nothing of it is in the queue."""
-    note = logs / "job"
-    job = note.read_text(encoding="ascii") if note.is_file() else None
+def _run_queued(executor: Any, logs: Path) -> None:
+    """Submit it, unless its job is already queued, and wait until the job leaves the queue."""
+    job_file = logs / "job"
+    job = job_file.read_text(encoding="ascii") if job_file.is_file() else None
     if job is None or not _in_queue(job):
         executor.run()
-        if executor.job_id == -1:  # nothing is left to do
+        if executor.job_id == -1:  # no task is left
             return
         job = str(executor.job_id)
-        note.write_text(job, encoding="ascii")
+        job_file.write_text(job, encoding="ascii")
     while _in_queue(job) and executor.get_incomplete_ranks(skip_completed=True):
-        time.sleep(ASK_EVERY)
+        time.sleep(QUEUE_SECONDS)
 
 
 def _in_queue(job: str) -> bool:
-    said = subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True, check=False)
-    return bool(said.stdout.strip())
+    queue = subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True, check=False)
+    return bool(queue.stdout.strip())

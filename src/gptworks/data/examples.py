@@ -1,7 +1,7 @@
-"""Labelled texts for fine-tuning: which columns, which labels, which examples train and which are held out.
+"""Labelled texts for fine-tuning: the columns and labels to use, and which examples train and which are held out.
 
-Splits that are given are kept (a folder or zip with train, validation and test); others are made from a seed, every
-label spread evenly over them. Nothing depends on the order in which anything runs.
+Splits in the data are kept (a folder or zip with train, validation and test). Missing ones are made from a seed, with
+every label spread evenly over them. Nothing depends on the order in which anything runs.
 """
 
 import hashlib
@@ -15,98 +15,105 @@ from typing import Any
 import numpy as np
 
 from gptworks.data import splits
-from gptworks.data.columns import Choice, choose
+from gptworks.data.columns import Columns, choose
 from gptworks.data.tables import Table
 from gptworks.errors import ConfigError, DataError
+from gptworks.messages import counted, shorten
 from gptworks.recipe import ClassifyOptions
-from gptworks.wording import beginning, counted
 
 SPLITS = ("train", "val", "test")
 FEW = 3
 """Labels that an error names."""
 MANY = 20
-"""More names of classes than these, if they are numbers, are asked about."""
+"""More class names than these raise a question if all are numbers."""
 MISSING = frozenset({"na", "n/a", "nan", "none", "null"})
-"""What programs write where there is no value."""
+"""What programs write for a missing value."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text, or two, and what is to be said of it."""
+    """A text or text pair and its label."""
 
     text: str
-    pair: str | None
+    text_pair: str | None
     label: str | float
+
+
+BySplit = dict[str, list[Example]]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled texts, in splits."""
+    """Labelled texts in splits."""
 
     path: Path
-    splits: dict[str, list[Example]]
+    splits: BySplit
     labels: tuple[str, ...]
-    """Names of the classes, in the order of the model's outputs; none where a number is predicted."""
-    columns: Choice
+    """Class names in the order of the model's outputs; empty for regression."""
+    columns: Columns
     remarks: tuple[str, ...]
-    """What a person should know of the data."""
+    """What a person should know about the data."""
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the examples, split by split."""
+        """SHA-256 of the examples, split by split."""
         digest = hashlib.sha256()
         for split in SPLITS:
             for example in self.splits[split]:
-                digest.update(json.dumps([split, example.text, example.pair, example.label]).encode())
+                digest.update(json.dumps([split, example.text, example.text_pair, example.label]).encode())
         return digest.hexdigest()
 
     def targets(self, split: str) -> np.ndarray:
-        """Of each example of a split: the number of its class, or the number to predict."""
+        """(N,) class ids of a split's examples, or the values to predict."""
         if not self.labels:
             return np.array([example.label for example in self.splits[split]], dtype=np.float32)
-        numbers = {name: number for number, name in enumerate(self.labels)}
-        return np.array([numbers[str(example.label)] for example in self.splits[split]], dtype=np.int64)
+        ids = {name: id for id, name in enumerate(self.labels)}
+        return np.array([ids[str(example.label)] for example in self.splits[split]], dtype=np.int64)
 
 
 def load(path: Path, options: ClassifyOptions) -> Examples:
     """The examples in a file, a zip, a folder of train, validation and test files, or a Hub dataset (`hf:NAME`).
 
     Raises:
-        DataError: no such data, no such column, one class only, labels that training never sees.
-        ConfigError: shares that leave nothing to train on.
+        DataError: the data or a column does not exist, there is only one class, or a held-out label is not in training.
+        ConfigError: --val-fraction and --test-fraction leave nothing to train on.
     """
-    given = splits.by_name(path, options.limit)
-    columns = choose(given["train"], options)
-    unlabelled = _unlabelled(given, columns)
-    remarks = [f"{split} has no labels and is left out" for split in unlabelled]
-    taken = {split: _take(table, columns) for split, table in given.items() if split not in unlabelled}
-    regression = _is_regression([e for rows in taken.values() for e in rows.values()], options)
-    if dropped := sum(len(given[split]) for split in taken) - sum(map(len, taken.values())):
-        remarks.append(f"{counted(dropped, 'example')} without a text: left out")
-    found = {split: _labelled(given[split].name, rows, number=regression) for split, rows in taken.items()}
-    if dropped := sum(map(len, taken.values())) - sum(map(len, found.values())):
-        remarks.append(f"{counted(dropped, 'example')} without a label: left out")
+    tables = splits.read_splits(path, options.limit)
+    columns = choose(tables["train"], options)
+    unlabelled = _unlabelled_splits(tables, columns)
+    remarks = [f"{split} has no labels and is not used" for split in unlabelled]
+    with_text = {
+        split: _rows_with_text(table, columns) for split, table in tables.items() if split not in unlabelled
+    }
+    regression = _is_regression([e for rows in with_text.values() for e in rows.values()], options)
+    if dropped := sum(len(tables[split]) for split in with_text) - sum(map(len, with_text.values())):
+        remarks.append(f"dropped {counted(dropped, 'example')} without a text")
+    found = {
+        split: _labelled(tables[split].name, rows, regression=regression) for split, rows in with_text.items()
+    }
+    if dropped := sum(map(len, with_text.values())) - sum(map(len, found.values())):
+        remarks.append(f"dropped {counted(dropped, 'example')} without a label")
     if options.duplicates == "drop":
-        found, n = _distinct(found)
-        remarks.append(f"{counted(n, 'repeat')} of texts: left out")
+        found, n = _drop_duplicates(found)
+        remarks.append(f"dropped {counted(n, 'repeated text')}")
     if options.balance == "sample":
         if regression:
             raise ConfigError("--balance sample needs classes, and these labels are numbers")
-        found["train"], said = _balanced(found, options)
-        remarks += said
+        found["train"], notes = _balance(found, options)
+        remarks += notes
     made: set[str] = {split for split in SPLITS if split not in found}
     found = _split(found, options, stratify=not regression)
-    labels = () if regression else _classes(path, found, made)
-    remarks += _odd_names(found, labels) + _odd_texts(found, labels) + _empty(found, options, made)
+    labels = () if regression else _class_names(path, found, made)
+    remarks += _label_notes(found, labels) + _text_notes(found, labels) + _empty_notes(found, options, made)
     return Examples(path, found, labels, columns, tuple(remarks))
 
 
-def _unlabelled(given: dict[str, Table], columns: Choice) -> list[str]:
-    """Splits whose labels are all missing, or that lack their column and have none that training does not."""
-    train = given["train"].columns.keys()
+def _unlabelled_splits(tables: dict[str, Table], columns: Columns) -> list[str]:
+    """Held-out splits with only empty labels, or without the label column and with no column of their own."""
+    train = tables["train"].columns.keys()
     return [
         split
-        for split, table in given.items()
+        for split, table in tables.items()
         if split != "train"
         and (
             all(_text(label).strip() == "" for label in table.columns[columns.label])
@@ -116,57 +123,60 @@ def _unlabelled(given: dict[str, Table], columns: Choice) -> list[str]:
     ]
 
 
-def _empty(found: dict[str, list[Example]], options: ClassifyOptions, made: set[str]) -> list[str]:
-    """What to say of shares that are none."""
+def _empty_notes(found: BySplit, options: ClassifyOptions, made: set[str]) -> list[str]:
+    """Notes on held-out splits that are too small to have an example."""
     shares = {"val": options.val_fraction, "test": options.test_fraction}
     n = sum(len(examples) for split, examples in found.items() if split in made | {"train"})
     return [
-        f"{split} is empty: --{split}-fraction {share:g} of {counted(n, 'example')} is none"
+        f"{split} is empty: --{split}-fraction {share:g} of {counted(n, 'example')} rounds to none"
         for split, share in shares.items()
         if split in made and share and not found[split]
     ]
 
 
-def _odd_names(found: dict[str, list[Example]], labels: tuple[str, ...]) -> list[str]:
-    """What a person may not have meant by names of classes."""
-    said = []
+def _label_notes(found: BySplit, labels: tuple[str, ...]) -> list[str]:
+    """Notes on class names that may be a mistake."""
+    notes = []
     if len(labels) > MANY and all(_number(name) is not None for name in labels):
-        said.append(f"{len(labels):,} classes whose names are all numbers; --kind number predicts a number")
-    alike: dict[str, list[str]] = {}
+        notes.append(
+            f"{len(labels):,} classes with numbers as names; --problem-type regression predicts a number"
+        )
+    by_lower: dict[str, list[str]] = {}
     for name in labels:
-        alike.setdefault(name.casefold(), []).append(name)
-    if twice := [" and ".join(names) for names in alike.values() if len(names) > 1]:
-        said.append(
-            f"classes that differ in capitals alone: {', '.join(twice)}; write them alike if they are one"
+        by_lower.setdefault(name.casefold(), []).append(name)
+    if alike := [" and ".join(names) for names in by_lower.values() if len(names) > 1]:
+        notes.append(
+            f"classes that differ only in capitals: {', '.join(alike)}; spell them alike if they are the same"
         )
     if missing := [name for name in labels if name.casefold() in MISSING]:
         counts = Counter(example.label for examples in found.values() for example in examples)
         listed = ", ".join(f"{name} ({counts[name]:,})" for name in missing)
-        said.append(f"classes whose names look like missing values: {listed}; empty cells are left out")
-    return said
+        notes.append(f"classes that look like missing values: {listed}; rows with empty labels are dropped")
+    return notes
 
 
-def _odd_texts(found: dict[str, list[Example]], labels: tuple[str, ...]) -> list[str]:
-    """Texts that contradict each other, or flatter the scores."""
-    said, names = [], {}
+def _text_notes(found: BySplit, labels: tuple[str, ...]) -> list[str]:
+    """Notes on texts with contradictory labels, and on held-out texts that training also sees."""
+    notes, labels_of = [], {}
     for example in (e for examples in found.values() for e in examples if labels):
-        names.setdefault(_key(example), set()).add(example.label)
-    if torn := sum(len(several) > 1 for several in names.values()):
-        said.append(f"{counted(torn, 'text')} found more than once with different labels")
-    if shared := _shared(found):
-        said.append(
-            f"{counted(shared, 'text')} of validation or test found in training as well, which flatters the scores; "
-            "--duplicates drop leaves repeats out"
+        labels_of.setdefault(_key(example), set()).add(example.label)
+    if n := sum(len(names) > 1 for names in labels_of.values()):
+        notes.append(f"{counted(n, 'text')} with different labels in different rows")
+    train = {_key(example) for example in found["train"]}
+    if n := sum(_key(example) in train for split in ("val", "test") for example in found[split]):
+        notes.append(
+            f"{counted(n, 'text')} of validation or test also in training, which inflates the scores; "
+            "--duplicates drop removes repeats"
         )
-    return said
+    return notes
 
 
-def _take(table: Table, columns: Choice) -> dict[int, Example]:
-    """The rows that have a text, by their number in the table, counted from 1."""
-    for name in filter(None, (columns.text, columns.pair, columns.label)):
+def _rows_with_text(table: Table, columns: Columns) -> dict[int, Example]:
+    """The rows that have a text, by their number in the table, from 1."""
+    for name in filter(None, (columns.text, columns.text_pair, columns.label)):
         if name not in table.columns:
-            raise DataError(f"{table.name} has no column {name!r}; there are {', '.join(table.columns)}")
-    pairs = table.columns[columns.pair] if columns.pair else [None] * len(table)
+            raise DataError(f"{table.name} has no column {name!r}; it has {', '.join(table.columns)}")
+    pairs = table.columns[columns.text_pair] if columns.text_pair else [None] * len(table)
     rows = zip(table.columns[columns.text], pairs, table.columns[columns.label], strict=True)
     return {
         row: Example(_text(text), None if pair is None else _text(pair), label)
@@ -180,9 +190,9 @@ def _text(value: Any) -> str:
 
 
 def _is_regression(examples: Iterable[Example], options: ClassifyOptions) -> bool:
-    """Numbers that are not whole are no names of classes."""
-    if options.kind != "auto":
-        return options.kind == "number"
+    """As the options say; auto: True if all labels are numbers and some are not whole."""
+    if options.problem_type != "auto":
+        return options.problem_type == "regression"
     numbers = [_number(example.label) for example in examples if _text(example.label).strip()]
     return all(n is not None for n in numbers) and any(not float(n or 0).is_integer() for n in numbers)
 
@@ -195,36 +205,36 @@ def _number(value: Any) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def _labelled(name: str, rows: dict[int, Example], *, number: bool) -> list[Example]:
-    """The examples that have a label, as a name or a number; most of them must."""
+def _labelled(name: str, rows: dict[int, Example], *, regression: bool) -> list[Example]:
+    """The examples with a label, as a class name or a number; most of them must have one."""
     if not rows:
-        raise DataError(f"{name} holds no example with a text")
-    labels = {row: _text(one.label).strip() for row, one in rows.items()}
+        raise DataError(f"{name} has no example with a text")
+    labels = {row: _text(example.label).strip() for row, example in rows.items()}
     empty = [row for row, label in labels.items() if not label]
     if 2 * len(empty) > len(rows):
         raise DataError(
             f"{name}: {len(empty):,} of {counted(len(rows), 'example')} have an empty label, the first in row "
-            f"{empty[0]:,}; fill them in, or name another column with --label"
+            f"{empty[0]:,}; fill them in, or choose another column with --label"
         )
     kept = {row: label for row, label in labels.items() if label}
-    if not number:
+    if not regression:
         return [replace(rows[row], label=label) for row, label in kept.items()]
     numbers = {row: _number(rows[row].label) for row in kept}
     if bad := [row for row, label in numbers.items() if label is None]:
-        more = f" (and {len(bad) - 1:,} more such)" if len(bad) > 1 else ""
-        raise DataError(f"{name}: the label of row {bad[0]:,} is no number: {rows[bad[0]].label!r}{more}")
+        more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
+        raise DataError(f"{name}: the label in row {bad[0]:,} is not a number: {rows[bad[0]].label!r}{more}")
     return [replace(rows[row], label=label) for row, label in numbers.items()]
 
 
 def _key(example: Example) -> str:
-    """What makes two examples the same text: letters' case and spacing do not tell them apart."""
-    return "\0".join(" ".join(part.lower().split()) for part in (example.text, example.pair or ""))
+    """Two examples with the same key have the same text. Ignores case and spacing."""
+    return "\0".join(" ".join(part.lower().split()) for part in (example.text, example.text_pair or ""))
 
 
-def _distinct(found: dict[str, list[Example]]) -> tuple[dict[str, list[Example]], int]:
-    """Every text once, in the first split that has it; and how many went."""
+def _drop_duplicates(found: BySplit) -> tuple[BySplit, int]:
+    """Keep each text in the first split that has it; also returns how many were dropped."""
     seen: set[str] = set()
-    kept: dict[str, list[Example]] = {}
+    kept: BySplit = {}
     for split in (name for name in SPLITS if name in found):
         kept[split] = []
         for example in found[split]:
@@ -234,61 +244,54 @@ def _distinct(found: dict[str, list[Example]]) -> tuple[dict[str, list[Example]]
     return kept, sum(map(len, found.values())) - sum(map(len, kept.values()))
 
 
-def _shared(found: dict[str, list[Example]]) -> int:
-    known = {_key(example) for example in found["train"]}
-    return sum(_key(example) in known for split in ("val", "test") for example in found[split])
-
-
-def _balanced(found: dict[str, list[Example]], options: ClassifyOptions) -> tuple[list[Example], list[str]]:
-    """As many of each class as of the rarest; and what to say of it."""
+def _balance(found: BySplit, options: ClassifyOptions) -> tuple[list[Example], list[str]]:
+    """Training examples with as many of each class as of the rarest, and notes on what was dropped."""
     examples = found["train"]
-    chosen = splits.balanced([str(example.label) for example in examples], options.split_seed)
+    chosen = splits.balance([str(example.label) for example in examples], options.split_seed)
     shares = {"validation": ("val", options.val_fraction), "test": ("test", options.test_fraction)}
     thinned = [name for name, (split, share) in shares.items() if split not in found and share]
-    also = f", from {' and '.join(thinned)} as well" if thinned else ""
+    also = f", also from {' and '.join(thinned)}" if thinned else ""
     n = len(examples) - len(chosen)
-    said = [f"--balance sample leaves out {counted(n, 'example')}{also}"] if n else []
-    return [examples[index] for index in chosen], said
+    notes = [f"--balance sample drops {counted(n, 'example')}{also}"] if n else []
+    return [examples[index] for index in chosen], notes
 
 
-def _split(
-    found: dict[str, list[Example]], options: ClassifyOptions, *, stratify: bool
-) -> dict[str, list[Example]]:
-    """What is not given is taken off the end of training, spread over the labels."""
+def _split(found: BySplit, options: ClassifyOptions, *, stratify: bool) -> BySplit:
+    """Take missing splits out of training, with every label spread evenly."""
     val = 0.0 if "val" in found else options.val_fraction
     test = 0.0 if "test" in found else options.test_fraction
     if val + test >= 1:
         raise ConfigError(f"--val-fraction {val} and --test-fraction {test} leave nothing to train on")
     examples = found["train"]
     labels = [str(example.label) if stratify else "" for example in examples]
-    cuts = splits.cut(labels, val, test, options.split_seed)
-    made = {split: [examples[i] for i in part] for split, part in zip(SPLITS, cuts, strict=True)}
+    indices = splits.split_indices(labels, val, test, options.split_seed)
+    made = {split: [examples[i] for i in part] for split, part in zip(SPLITS, indices, strict=True)}
     return {split: found[split] if split in found and split != "train" else made[split] for split in SPLITS}
 
 
-def _classes(path: Path, found: dict[str, list[Example]], made: set[str]) -> tuple[str, ...]:
+def _class_names(path: Path, found: BySplit, made: set[str]) -> tuple[str, ...]:
+    """The classes in training, checked against the other splits."""
     names = {split: {str(example.label) for example in found[split]} for split in SPLITS}
     texts = {example.text for split in SPLITS for example in found[split]}
     labels = set().union(*names.values())
     if len(labels) > max(10, len(texts)):
         raise DataError(
             f"{path} has {len(labels):,} labels and only {counted(len(texts), 'text')}, such as label "
-            f"{beginning(min(labels), 40)!r} of text {beginning(min(texts), 40)!r}: --text and --label may be swapped"
+            f"{shorten(min(labels), 40)!r} of text {shorten(min(texts), 40)!r}: --text and --label may be swapped"
         )
     if len(names["train"]) < 2:
-        raise DataError(
-            f"{path} has one class only, {beginning(next(iter(names['train']), 'none'), 40)}: nothing to tell apart"
-        )
+        only = shorten(next(iter(names["train"]), "none"), 40)
+        raise DataError(f"{path} has only one class, {only}: there is nothing to distinguish")
     for split in ("val", "test"):
         if unseen := sorted(names[split] - names["train"]):
-            few = ", ".join(beginning(name, 40) for name in unseen[:FEW])
+            few = ", ".join(shorten(name, 40) for name in unseen[:FEW])
             few += f" and {len(unseen) - FEW:,} more" if len(unseen) > FEW else ""
             numbers = all(_number(name) is not None for name in labels)
-            hint = "; --kind number predicts a number" if numbers else ""
+            hint = "; --problem-type regression predicts a number" if numbers else ""
             if split in made:
-                why = "labels have too few examples to be in training and held out as well"
-                raise DataError(f"{path}: {why}: {few}{hint or '; add examples, or leave those out'}")
-            raise DataError(f"{path}: {split} has labels that training never sees: {few}{hint}")
+                problem = "labels have too few examples to be both in training and held out"
+                raise DataError(f"{path}: {problem}: {few}{hint or '; add examples, or remove these'}")
+            raise DataError(f"{path}: {split} has labels that are not in training: {few}{hint}")
     known = sorted(names["train"])
     if all(name.lstrip("-").isdecimal() for name in known):
         known.sort(key=int)

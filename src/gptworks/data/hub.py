@@ -1,159 +1,170 @@
-"""`hf:OWNER/NAME[:CONFIG][@REVISION]`: a dataset of the Hugging Face Hub, streamed, never downloaded whole.
+"""`hf:OWNER/NAME[:CONFIG][@REVISION]`: datasets of the Hugging Face Hub, streamed, never downloaded whole.
 
-The revision is looked up once and pinned, so that an interrupted `prepare` cannot go on with another one; and
-the stream's own state is kept with every piece, so that it goes on in the middle.
+The revision is looked up once and pinned, so that an interrupted `prepare` never resumes with another one. The state of
+the stream is saved with every work unit, so that it resumes in the middle.
 """
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
-from gptworks.data.readings import column
-from gptworks.data.records import Document, Keys, from_record
-from gptworks.data.tables import Columns, Table
+from gptworks.data.documents import Document, Keys, from_record
+from gptworks.data.json_files import Record
+from gptworks.data.readers import column, no_column
+from gptworks.data.tables import Table
 from gptworks.errors import DataError
-from gptworks.hub import meaning
-from gptworks.wording import first_line
+from gptworks.hub import explain_error
+from gptworks.messages import first_line
 
 ROWS = 256
-"""Rows asked for at a time; a stream's state is known only between them."""
+"""Rows requested at a time; a stream's state is known only between requests."""
 
 LIBRARIES = ("datasets", "huggingface_hub", "httpx", "requests", "aiohttp", "fsspec", "pyarrow")
 
 State = dict[str, Any]
 
 
-def parts(name: str) -> tuple[str, str | None, str | None]:
-    """Repository, configuration and revision that a name says."""
-    named, _, revision = name.removeprefix("hf:").partition("@")
-    repository, _, configuration = named.partition(":")
+def parse_name(name: str) -> tuple[str, str | None, str | None]:
+    """Repository, configuration and revision of an hf: name."""
+    spec, _, revision = name.removeprefix("hf:").partition("@")
+    repository, _, configuration = spec.partition(":")
     return repository, configuration or None, revision or None
 
 
-def pin(name: str, split: str, begun: str = "") -> str:
-    """What a source's name stands for, down to the revision: that of `begun`, an earlier answer to the same question.
+def pin(name: str, split: str, earlier: str = "") -> str:
+    """A JSON object with everything that identifies the content of a split, down to the revision.
+
+    If `earlier` pins the same split, it is returned unchanged.
 
     Raises:
-        DataError: there is no such dataset, configuration or split, or nobody answers.
+        DataError: the dataset, configuration or split does not exist, or the Hub cannot be reached.
     """
-    repository, configuration, revision = parts(name)
-    asked = {"repository": repository, "configuration": configuration, "split": split}
-    if begun and json.loads(begun) == asked | {"revision": json.loads(begun)["revision"]}:
-        return begun
-    try:
-        import datasets
-        from huggingface_hub import HfApi
-    except ImportError:
-        raise DataError(f"{name}: the Hub needs the datasets library: pip install 'gptworks[data]'") from None
+    repository, configuration, revision = parse_name(name)
+    wanted = {"repository": repository, "configuration": configuration, "split": split}
+    if earlier and json.loads(earlier) == wanted | {"revision": json.loads(earlier)["revision"]}:
+        return earlier
+    _import_datasets(name)
+    from huggingface_hub import HfApi
 
-    datasets.disable_progress_bars()
-    with in_one_line(f"{name} (split {split})"):
-        pinned = json.dumps(asked | {"revision": HfApi().dataset_info(repository, revision=revision).sha})
+    with explain_errors(f"{name} (split {split})"):
+        pinned = json.dumps(wanted | {"revision": HfApi().dataset_info(repository, revision=revision).sha})
         open_stream(pinned)
     return pinned
 
 
+def _import_datasets(name: str) -> Any:
+    try:
+        import datasets
+        import huggingface_hub  # noqa: F401 - pin needs it
+    except ImportError:
+        raise DataError(f"{name}: the Hub needs the datasets library: pip install 'gptworks[data]'") from None
+    datasets.disable_progress_bars()
+    return datasets
+
+
 @contextmanager
-def in_one_line(name: str) -> Iterator[None]:
-    """Turn what the Hub's libraries raise into a DataError that says what to do."""
+def explain_errors(name: str) -> Iterator[None]:
+    """Turn errors of the Hub's libraries into a DataError that says what to do."""
     try:
         yield
     except Exception as error:
-        # Each version of the client lets its own HTTP library's errors through, so no list of types is complete.
+        # Each version of the client passes on errors of its own HTTP library, so no list of types is complete.
         library = type(error).__module__.partition(".")[0]
         known = isinstance(error, OSError | ValueError) or library.startswith(LIBRARIES)
-        if not known and "no longer supported" not in first_line(error):  # a RuntimeError of datasets
+        if not known and "no longer supported" not in first_line(error):  # a RuntimeError from datasets
             raise
-        repository = parts(name.partition(" ")[0])[0]
-        raise DataError(f"{name}: {meaning(error, repository, 'dataset')}") from None
+        repository = parse_name(name.partition(" ")[0])[0]
+        raise DataError(f"{name}: {explain_error(error, repository, 'dataset')}") from None
 
 
 @lru_cache(maxsize=8)
 def open_stream(pinned: str) -> Any:
-    """The rows of what `pin` found, as they come."""
+    """The rows of a pinned split as a stream."""
     import datasets
 
-    what = json.loads(pinned)
+    spec = json.loads(pinned)
     return datasets.load_dataset(
-        what["repository"],
-        what["configuration"],
-        split=what["split"],
-        revision=what["revision"],
+        spec["repository"],
+        spec["configuration"],
+        split=spec["split"],
+        revision=spec["revision"],
         streaming=True,
     )
 
 
 def batches(pinned: str, keys: Keys, state: State | None) -> Iterator[tuple[list[Document], State]]:
-    """Documents from where `state` says, some at a time, and the state after them."""
+    """Batches of documents from where `state` points, each with the state after it."""
     name, row = f"hf:{json.loads(pinned)['repository']}", 0
-    with in_one_line(name):
-        stream = _stream(pinned, name, keys)
+    with explain_errors(name):
+        stream = _arrow_stream(pinned, name, keys)
         if state is not None:
             row = state["row"]
             stream.load_state_dict(state["stream"])
         for table in stream.iter(batch_size=ROWS):
-            texts, sets = (column(table, key, table.num_rows) for key in (keys.text, keys.set))
-            found = [
-                from_record({keys.text: text, keys.set: named}, keys, row + number)
-                for number, (text, named) in enumerate(zip(texts, sets, strict=True), start=1)
+            texts, subsets = (column(table, key, table.num_rows) for key in (keys.text, keys.subset))
+            documents = [
+                from_record({keys.text: text, keys.subset: subset}, keys, row + number)
+                for number, (text, subset) in enumerate(zip(texts, subsets, strict=True), start=1)
             ]
             row += table.num_rows
-            yield found, {"row": row, "stream": stream.state_dict()}
+            yield documents, {"row": row, "stream": stream.state_dict()}
 
 
-def tables(name: str, limit: int | None) -> list[tuple[str, Table]]:
+def _arrow_stream(pinned: str, name: str, keys: Keys) -> Any:
+    """The dataset as Arrow tables with only the columns that `keys` needs."""
+    stream = open_stream(pinned)
+    if names := stream.column_names:
+        wanted = {part for key in keys if key for part in (key, key.partition(".")[0]) if part in names}
+        if wanted.isdisjoint((keys.text, keys.text.partition(".")[0])):
+            raise no_column(name, keys.text, names)
+        stream = stream.select_columns(sorted(wanted))
+    return stream.with_format("arrow")
+
+
+def read_tables(name: str, limit: int | None) -> list[tuple[str, Table]]:
     """Every split of a dataset as a table of its first `limit` rows, for data that fits into memory.
 
     Raises:
-        DataError: there is no such dataset or configuration, or nobody answers.
+        DataError: the dataset or configuration does not exist, or the Hub cannot be reached.
     """
-    repository, configuration, revision = parts(name)
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(f"{name}: the Hub needs the datasets library: pip install 'gptworks[data]'") from None
-
-    datasets.disable_progress_bars()
-    with in_one_line(name):
-        found = datasets.load_dataset(repository, configuration, revision=revision, streaming=True)
+    repository, configuration, revision = parse_name(name)
+    datasets = _import_datasets(name)
+    with explain_errors(name):
+        dataset = datasets.load_dataset(repository, configuration, revision=revision, streaming=True)
         return [
-            (
-                str(split),
-                Table(f"{name} (split {split})", _columns(rows if limit is None else rows.take(limit))),
-            )
-            for split, rows in found.items()
+            (str(split), _table(f"{name} (split {split})", rows if limit is None else rows.take(limit)))
+            for split, rows in dataset.items()
         ]
 
 
+def _table(name: str, rows: Any) -> Table:
+    columns: dict[str, list[Any]] = {}
+    for batch in rows.iter(batch_size=ROWS):
+        for column_name, values in batch.items():
+            columns.setdefault(column_name, []).extend(values)
+    return Table(name, _with_class_names(columns, rows.features))
+
+
 def rows(name: str, split: str) -> Iterator[dict[str, Any]]:
-    """The rows of one split of `hf:OWNER/NAME[:CONFIG][@REVISION]` as they come; classes by
-    name, None where there is none.
+    """The rows of one split as a stream; class ids become class names, or None where a row has no class.
 
     Raises:
-        DataError: there is no such dataset, configuration or split, or nobody answers.
+        DataError: the dataset, configuration or split does not exist, or the Hub cannot be reached.
     """
     pinned = pin(name, split)
-    with in_one_line(f"{name} (split {split})"):
+    with explain_errors(f"{name} (split {split})"):
         stream = open_stream(pinned)
         for batch in stream.iter(batch_size=ROWS):
-            columns = _named(batch, stream.features)
+            columns = _with_class_names(batch, stream.features)
             for values in zip(*columns.values(), strict=True):
                 yield dict(zip(columns, values, strict=True))
 
 
-def _columns(rows: Any) -> Columns:
-    """A split's columns; numbers of classes as the classes' names, None where there is none."""
-    columns: Columns = {}
-    for batch in rows.iter(batch_size=ROWS):
-        for name, values in batch.items():
-            columns.setdefault(name, []).extend(values)
-    return _named(columns, rows.features)
-
-
-def _named(columns: Columns, features: Any) -> Columns:
-    """Columns with the classes' names instead of their numbers."""
+def _with_class_names(columns: dict[str, list[Any]], features: Any) -> dict[str, list[Any]]:
+    """The columns with class names in place of class ids."""
     named = dict(columns)
     for name, feature in (features or {}).items():
         if names := getattr(feature, "names", None):
@@ -161,13 +172,17 @@ def _named(columns: Columns, features: Any) -> Columns:
     return named
 
 
-def _stream(pinned: str, name: str, keys: Keys) -> Any:
-    """The dataset as Arrow tables with the columns that are needed."""
-    stream = open_stream(pinned)
-    if names := stream.column_names:
-        wanted = {part for key in keys if key for part in (key, key.partition(".")[0]) if part in names}
-        if wanted.isdisjoint((keys.text, keys.text.partition(".")[0])):
-            have = ", ".join(names)
-            raise DataError(f"{name} has no column {keys.text!r} (it has {have}); --text-key names another")
-        stream = stream.select_columns(sorted(wanted))
-    return stream.with_format("arrow")
+def read_records(name: str, split: str, limit: int | None = None) -> tuple[str, list[Record]]:
+    """A dataset's name with its revision, and the first `limit` rows of a split; for evaluation sets.
+
+    Raises:
+        DataError: the dataset or split does not exist or is empty, or the Hub cannot be reached.
+    """
+    pinned = pin(name, split)
+    revision = json.loads(pinned)["revision"]
+    with explain_errors(name):
+        values = [dict(value) for value in islice(open_stream(pinned), limit)]
+    if not values:
+        raise DataError(f"{name} has no examples in its {split} split")
+    records = [Record(f"{name} ({split}) row {row}", value) for row, value in enumerate(values)]
+    return f"{name}@{revision[:12]} ({split})", records

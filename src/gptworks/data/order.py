@@ -1,27 +1,30 @@
-"""Order is a function: which rows make up step k depends on (Dataset, seed, k) and nothing else.
+"""Order is a function: the rows of step k depend on (Dataset, seed, k) and nothing else.
 
-A row is a number. `rows(step)` says which rows a step takes; `read(row)` says what tokens they are. Neither knows
-of processes, micro-batches or what came before, so "where were we" is one integer: a resumed run, or one on
-other hardware, sees exactly the data the original would have seen.
+A row is a number. `rows(step)` lists the rows of a step; `read(row)` returns the tokens of a row. Neither depends on
+processes, micro-batches or earlier steps, so the position in the data is one integer: a resumed run, or one on other
+hardware, sees exactly the data that the original would have seen.
 
-Nothing here is as large as the corpus. Rows are shuffled by a Feistel network, a permutation computed entry by entry
+Nothing here grows with the corpus. Rows are shuffled by a Feistel network, a permutation computed entry by entry
 (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains": cycle walking); documents by a table per shard.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from gptworks.data.dataset import Split
-from gptworks.data.line import Place, ShuffledStream, Stream
+from gptworks.data.shards import Place, ShuffledStream, Stream
 from gptworks.errors import ConfigError, DataError
+
+T = TypeVar("T")
 
 
 class Order(Protocol):
-    """A split cut into rows, in an order without end."""
+    """A split cut into rows, in an endless order."""
 
     @property
     def steps_per_epoch(self) -> float:
@@ -33,17 +36,17 @@ class Order(Protocol):
         ...
 
     def read(self, row: int) -> np.ndarray:
-        """(T + 1,) token ids of a row: inputs, and the same shifted by one as targets."""
+        """(T + 1,) token ids of a row: the inputs, and the same shifted by one as targets."""
         ...
 
     def documents(self, row: int) -> list[Place]:
-        """The documents that a row is made of."""
+        """The documents that a row comes from."""
         ...
 
 
 def derive_seed(*parts: int) -> int:
     """An independent 64-bit seed for each combination of `parts`, such as (run seed, step, rank)."""
-    # SeedSequence takes missing parts for zeros: the count tells (1,) from (1, 0)
+    # SeedSequence treats missing parts as zeros: the count distinguishes (1,) from (1, 0).
     return int(np.random.SeedSequence([len(parts), *parts]).generate_state(1, np.uint64)[0])
 
 
@@ -54,7 +57,7 @@ def permute(index: np.ndarray, size: int, seed: int) -> np.ndarray:
     keys = np.random.SeedSequence(seed).generate_state(4, np.uint64)
     values = index.astype(np.uint64)
     outside = np.ones(len(values), dtype=bool)
-    while outside.any():  # the network permutes a power of 4 >= size: walk on until back inside
+    while outside.any():  # the network permutes a power of 4 >= size: repeat until back inside
         left, right = values[outside] >> np.uint64(half), values[outside] & mask
         for key in keys:
             left, right = right, left ^ (_mix(right ^ key) & mask)
@@ -72,16 +75,16 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Documents in random order, packed end to end, cut into windows, which are shuffled too. Fresh every epoch."""
+    """Documents in random order, packed end to end and cut into windows, which are shuffled too. New every epoch."""
 
     split: Split
     context: int
     batch: int
-    """Rows a step takes."""
+    """Rows per step."""
     seed: int
 
     def __post_init__(self) -> None:
-        _need(self.split, self.context)
+        _check_length(self.split, self.context)
 
     @property
     def per_epoch(self) -> int:
@@ -109,12 +112,12 @@ class Shuffled:
 
 @lru_cache(maxsize=2)  # a step may reach into the next epoch
 def _shuffled_stream(split: Split, seed: int, epoch: int) -> ShuffledStream:
-    return ShuffledStream(split, seed, epoch)
+    return ShuffledStream(split.shards, seed, epoch)
 
 
 @dataclass(frozen=True)
 class Strided:
-    """Windows of the text as it was prepared, `stride` tokens apart; the last is moved back to end with the text."""
+    """Windows of the text in its prepared order, `stride` tokens apart; the last is moved back to end with the text."""
 
     split: Split
     context: int
@@ -123,7 +126,7 @@ class Strided:
     seed: int
 
     def __post_init__(self) -> None:
-        _need(self.split, self.context)
+        _check_length(self.split, self.context)
         if self.stride > self.context:
             raise ConfigError(
                 f"train.stride={self.stride} is over model.context={self.context}: it would skip text"
@@ -142,11 +145,11 @@ class Strided:
 
     def read(self, row: int) -> np.ndarray:
         start = self._start(row)
-        return Stream(self.split).read(start, start + self.context + 1)
+        return Stream(self.split.shards).read(start, start + self.context + 1)
 
     def documents(self, row: int) -> list[Place]:
         start = self._start(row)
-        return Stream(self.split).documents(start, start + self.context + 1)
+        return Stream(self.split.shards).documents(start, start + self.context + 1)
 
     def _start(self, row: int) -> int:
         return min(row % self.per_epoch * self.stride, self.split.n_tokens - 1 - self.context)
@@ -162,22 +165,21 @@ class Random:
     seed: int
 
     def __post_init__(self) -> None:
-        _need(self.split, self.context)
+        _check_length(self.split, self.context)
 
     @property
     def steps_per_epoch(self) -> float:
         return (self.split.n_tokens - 1) / self.context / self.batch
 
     def rows(self, step: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, step]).integers(
-            self.split.n_tokens - self.context, size=self.batch
-        )
+        rng = np.random.default_rng([self.seed, step])
+        return rng.integers(self.split.n_tokens - self.context, size=self.batch)
 
     def read(self, row: int) -> np.ndarray:
-        return Stream(self.split).read(int(row), int(row) + self.context + 1)
+        return Stream(self.split.shards).read(int(row), int(row) + self.context + 1)
 
     def documents(self, row: int) -> list[Place]:
-        return Stream(self.split).documents(int(row), int(row) + self.context + 1)
+        return Stream(self.split.shards).documents(int(row), int(row) + self.context + 1)
 
 
 class Documents:
@@ -185,7 +187,7 @@ class Documents:
 
     def __init__(self, split: Split, context: int, batch_tokens: int, seed: int) -> None:
         self.split, self.seed = split, seed
-        self.stream = Stream(split)
+        self.stream = Stream(split.shards)
         ends = [
             shard.ends.astype(np.int64) + start
             for shard, start in zip(split.shards, self.stream.starts, strict=False)
@@ -198,14 +200,14 @@ class Documents:
             raise DataError("no document has two tokens, so there is nothing to predict")
         by_length = usable[np.argsort(self.lengths[usable], kind="stable")]
         self.batches: list[np.ndarray] = []
-        for same in np.split(by_length, np.flatnonzero(np.diff(self.lengths[by_length])) + 1):
-            per_batch = max(1, batch_tokens // int(self.lengths[same[0]]))
-            self.batches += np.split(same, range(per_batch, len(same), per_batch))
+        for same_length in np.split(by_length, np.flatnonzero(np.diff(self.lengths[by_length])) + 1):
+            per_batch = max(1, batch_tokens // int(self.lengths[same_length[0]]))
+            self.batches += np.split(same_length, range(per_batch, len(same_length), per_batch))
         self.steps_per_epoch = float(len(self.batches))
 
     def rows(self, step: int) -> np.ndarray:
-        number = _endless(step, 1, len(self.batches), self.seed)[0] % len(self.batches)
-        return self.batches[int(number)]
+        index = _endless(step, 1, len(self.batches), self.seed)[0] % len(self.batches)
+        return self.batches[int(index)]
 
     def read(self, row: int) -> np.ndarray:
         start = int(self.begins[row])
@@ -216,37 +218,52 @@ class Documents:
 
 
 def fixed_windows(split: Split, context: int, tokens: int) -> list[np.ndarray]:
-    """The same `tokens` tokens' worth of windows whenever asked, spread evenly over the split: for evaluation.
+    """Windows for evaluation, always the same, with `tokens` tokens in all and spread evenly over the split.
 
     Raises:
         DataError: the split is shorter than one window.
     """
-    _need(split, context)
-    have = (split.n_tokens - 1) // context
-    picked = np.unique(np.linspace(0, have - 1, num=max(1, min(have, tokens // context)), dtype=np.int64))
-    stream = Stream(split)
-    return [stream.read(int(w) * context, int(w) * context + context + 1) for w in picked]
+    _check_length(split, context)
+    n_windows = (split.n_tokens - 1) // context
+    chosen = np.unique(
+        np.linspace(0, n_windows - 1, num=max(1, min(n_windows, tokens // context)), dtype=np.int64)
+    )
+    stream = Stream(split.shards)
+    return [stream.read(int(w) * context, int(w) * context + context + 1) for w in chosen]
 
 
 def _endless(step: int, batch: int, size: int, seed: int) -> np.ndarray:
-    """Rows of a step in an endless row of permutations: row = epoch * size + place within the epoch's order."""
-    wanted = np.arange(step * batch, (step + 1) * batch)
-    epochs = wanted // size
-    found: list[np.ndarray] = [
-        epoch * size + permute(wanted[epochs == epoch] % size, size, derive_seed(seed, int(epoch)))
+    """The rows of a step in an endless sequence of permutations: row = epoch * size + index in the permutation."""
+    positions = np.arange(step * batch, (step + 1) * batch)
+    epochs = positions // size
+    rows: list[np.ndarray] = [
+        epoch * size + permute(positions[epochs == epoch] % size, size, derive_seed(seed, int(epoch)))
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
     ]
-    return np.concatenate(found)
+    return np.concatenate(rows)
 
 
-def _need(split: Split, context: int) -> None:
+def _check_length(split: Split, context: int) -> None:
     if split.n_tokens < context + 1:
         raise DataError(
-            f"the {split.name} split has {split.n_tokens:,} tokens, fewer than one row of model.context={context} "
-            f"tokens and the next: give more text, or --model.context {max(1, split.n_tokens // 4)}"
+            f"the {split.name} split has {split.n_tokens:,} tokens; one row of model.context={context} needs "
+            f"{context + 1:,}: use more text, or --model.context {max(1, split.n_tokens // 4)}"
         )
 
 
 def stack(rows: Sequence[np.ndarray]) -> np.ndarray:
     """(B, T + 1) int64 ids of rows of one length."""
     return np.stack(rows).astype(np.int64)
+
+
+def read_ahead(make: Callable[[int], T], steps: range) -> Iterator[T]:
+    """`make(step)` for each step, computed in a thread while the step before is used; its errors are raised here."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
+        waiting = thread.submit(make, steps[0]) if len(steps) else None
+        for step in steps[1:]:
+            assert waiting is not None
+            ready = waiting.result()
+            waiting = thread.submit(make, step)
+            yield ready
+        if waiting is not None:
+            yield waiting.result()

@@ -1,8 +1,8 @@
-"""`python`: the text of the installed Python, a corpus that is on every machine.
+"""`python`: the text of the installed Python, a corpus that every machine has.
 
-The library's modules without tests, the language reference that `help()` shows, and the docstrings of what is
-built in C, which stand in no module. Docstrings of modules are in the modules and not taken twice, so that no
-text is in training and validation at once. Order and content depend on the Python version only.
+The library's modules without tests, the language reference that `help()` shows, and the docstrings of everything built
+in C. Docstrings of Python modules are part of the modules and not taken twice, so that no text is in both training and
+validation. Order and content depend on the Python version only.
 """
 
 import builtins
@@ -13,10 +13,10 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from gptworks.data.records import Document
+from gptworks.data.documents import Document
 
 SKIPPED_FOLDERS = frozenset(
-    {
+    [
         "test",
         "tests",
         "idle_test",
@@ -25,16 +25,16 @@ SKIPPED_FOLDERS = frozenset(
         "__pycache__",
         "lib-dynload",
         "encodings",
-    }
+    ]
 )
-"""Tests; what is not Python's own; and encodings, which is tables."""
+"""Tests, other people's packages, and `encodings`, which is tables."""
 
 SKIPPED_FILES = ("topics.py", "_sysconfigdata")
-"""Topics come as documents of their own; the other is this machine's compiler flags."""
+"""Topics are documents of their own; the other file holds this machine's compiler flags."""
 
 
 def modules() -> list[Path]:
-    """The library's Python files, in the order of their names."""
+    """The library's Python files, sorted by name."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [path for path in root.rglob("*.py") if _wanted(path.relative_to(root))]
     return sorted(files, key=lambda path: path.relative_to(root).as_posix())
@@ -46,7 +46,7 @@ def _wanted(path: Path) -> bool:
 
 
 def reference() -> Iterator[Document]:
-    """The language reference, a document a topic; then docstrings, a document a built-in module."""
+    """The language reference, one document per topic; then docstrings, one document per built-in module."""
     topics = importlib.import_module("pydoc_data.topics").topics
     texts = [topics[name] for name in sorted(topics)]
     texts += [
@@ -57,13 +57,13 @@ def reference() -> Iterator[Document]:
 
 
 def _docstrings(module_name: str) -> str:
-    """What a module built in C says about itself and what it holds."""
+    """The docstrings of a module built in C and of its functions and classes."""
     if module_name != "builtins" and module_name.startswith("_"):
         return ""
     module = builtins if module_name == "builtins" else importlib.import_module(module_name)
     entries = [inspect.getdoc(module) or ""]
     for name in sorted(vars(module)):
-        thing = getattr(module, name)
-        if not name.startswith("_") and callable(thing) and (text := inspect.getdoc(thing)):
+        value = getattr(module, name)
+        if not name.startswith("_") and callable(value) and (text := inspect.getdoc(value)):
             entries.append(f"{module_name}.{name}\n{text}")
     return "\n\n".join(filter(None, entries))

@@ -1,8 +1,8 @@
-"""From what a person calls a source to the files it is made of.
+"""Sources: from the name that a person gives to the files behind it.
 
-A source is a file, a folder, `python` or `hf:OWNER/NAME[:CONFIG][@REVISION]`. What it is made of is found out before
-anything is read, so that missing files and bad names are refused at the door, and so that an interrupted
-`prepare` can tell whether its inputs are still the same.
+A source is a file, a folder, `python` or `hf:OWNER/NAME[:CONFIG][@REVISION]`. Its files are listed before anything is
+read, so that missing files and bad names are refused first, and so that an interrupted `prepare` can tell whether its
+inputs are still the same.
 """
 
 import hashlib
@@ -17,9 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from gptworks.data import items, python_text
-from gptworks.data.readings import PROBE_BYTES, is_binary, read_bytes
-from gptworks.data.records import pick
+from gptworks.data import hub, python_text
+from gptworks.data.documents import pick
+from gptworks.data.json_files import read_records
+from gptworks.data.readers import PROBE_BYTES, is_binary, read_bytes
 from gptworks.errors import ConfigError, DataError
 from gptworks.recipe import PrepareOptions
 
@@ -37,20 +38,20 @@ SUFFIXES: dict[str, Format] = {
     ".tsv": "csv",
     ".bin": "tokens",
 }
-"""Everything else is text, but for .json files that are arrays of objects."""
+"""Other files are text, except .json files that hold an array of objects."""
 
-ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
-"""How these begin."""
+JSON_ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
+"""How these files begin."""
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
+NO_PINS: Mapping[str, str] = MappingProxyType({})
 
 
 class File(NamedTuple):
-    """A file of a source, as it was when the source was looked at."""
+    """A file of a source, as it was when the source was listed."""
 
     path: Path
     name: str
-    """Relative to the source, so that moving a corpus does not change it."""
+    """Relative to the source, so that moving a corpus does not change its identity."""
     format: Format
     size: int
     modified_ns: int
@@ -58,7 +59,7 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A source and what it is made of."""
+    """A source of documents and its files."""
 
     name: str
     """As the person spelled it."""
@@ -68,11 +69,11 @@ class Source:
     weight: float = 1.0
     """How often its documents are taken."""
     validation: bool = False
-    """Named by val_source: all of it is validation."""
+    """True if val_source names it: all of it is validation."""
 
     @property
     def size(self) -> int | None:
-        """Bytes on disk; None if nobody knows."""
+        """Bytes on disk; None if unknown."""
         return None if self.hub else sum(file.size for file in self.files)
 
     @property
@@ -81,87 +82,87 @@ class Source:
 
     @property
     def identity(self) -> str:
-        """Changes when a file is added, removed or written to, or with the Hub's revision or the Python."""
+        """Changes when a file is added, removed or written to, or with the Hub's revision or the Python version."""
         listed = [file[1:] for file in self.files]
         python = sys.version if self.is_python else ""
         return hashlib.sha256(json.dumps([listed, self.hub, python]).encode()).hexdigest()
 
 
-def find_all(options: PrepareOptions, begun: Mapping[str, str] = NOTHING) -> list[Source]:
-    """Every source; one of which some files are named by val_source becomes two, the second of these files.
+def find_sources(options: PrepareOptions, pins: Mapping[str, str] = NO_PINS) -> list[Source]:
+    """Every source. If val_source names some of its files, it becomes two, the second with these files.
 
-    `begun` has what pins the content of Hub datasets, by name, in work that is gone on with.
+    `pins` holds the pinned content of Hub datasets, by name, for work that is resumed.
 
     Raises:
-        ConfigError: a val_source names nothing.
-        DataError: as `find`.
+        ConfigError: a val_source matches nothing.
+        DataError: as `find_source`.
     """
-    found, used = [], set[str]()
+    sources, used = [], set[str]()
     for name, weight in zip(options.sources, options.weights or [1.0] * len(options.sources), strict=True):
-        source = replace(find(name, options, begun), weight=weight)
-        held: dict[File, str] = {}
+        source = replace(find_source(name, options, pins), weight=weight)
+        held_out: dict[File, str] = {}
         if name in options.val_source:
             used.add(name)
             source = replace(source, validation=True)
         else:
-            held = {
-                file: shard for file in source.files for shard in options.val_source if _named(file, shard)
+            held_out = {
+                file: pattern
+                for file in source.files
+                for pattern in options.val_source
+                if _matches(file, pattern)
             }
-        used.update(held.values())
-        if len(held) < len(source.files) or source.hub:
-            found.append(replace(source, files=tuple(file for file in source.files if file not in held)))
-        if held:
-            label = f"{name} ({', '.join(sorted(set(held.values())))})"
-            found.append(replace(source, name=label, files=tuple(held), validation=True))
-    for shard in options.val_source:
-        if shard not in used:
+        used.update(held_out.values())
+        if len(held_out) < len(source.files) or source.hub:
+            kept = tuple(file for file in source.files if file not in held_out)
+            sources.append(replace(source, files=kept))
+        if held_out:
+            label = f"{name} ({', '.join(sorted(set(held_out.values())))})"
+            sources.append(replace(source, name=label, files=tuple(held_out), validation=True))
+    for pattern in options.val_source:
+        if pattern not in used:
             raise ConfigError(
-                f"prepare.val_source={shard!r} is none of prepare.sources ({', '.join(options.sources)}), nor "
-                "a file in them: spell a source as there, a file as in its folder (val-*.parquet works)"
+                f"prepare.val_source={pattern!r} matches none of prepare.sources ({', '.join(options.sources)}) and no "
+                "file in them: spell a source as it is there, or a file as in its folder (val-*.parquet works)"
             )
-    return found
+    return sources
 
 
-def _named(file: File, shard: str) -> bool:
-    """Whether a val_source means this file of a folder: its name or path there, or its path as typed; * and ? work."""
-    return any(fnmatchcase(name, shard) for name in (file.name, file.path.name, file.path.as_posix()))
+def _matches(file: File, pattern: str) -> bool:
+    """True if a val_source means this file: its name or path in the folder, or its path as typed; * and ? work."""
+    return any(fnmatchcase(name, pattern) for name in (file.name, file.path.name, file.path.as_posix()))
 
 
-def find(name: str, options: PrepareOptions, begun: Mapping[str, str] = NOTHING) -> Source:
-    """What a source is made of; `begun` as for `find_all`.
+def find_source(name: str, options: PrepareOptions, pins: Mapping[str, str] = NO_PINS) -> Source:
+    """A source and its files; `pins` as for `find_sources`.
 
     Raises:
-        DataError: there is no such file, folder or dataset, or nothing in it can be read.
+        DataError: the file, folder or dataset does not exist, or holds nothing readable.
     """
     if name == "python":
         return Source(name, tuple(_file(path, path.name, "text") for path in python_text.modules()))
     if name.startswith("hf:"):
-        from gptworks.data import hub  # needs the extra [data]
-
-        return Source(name, (), hub.pin(name, options.split, begun.get(name, "")))
+        return Source(name, (), hub.pin(name, options.split, pins.get(name, "")))
     path = Path(name)
     if path.is_dir():
         return Source(name, tuple(_folder(path, options.text_key)))
     if not path.exists():
-        raise DataError(
-            f"there is no source {name!r}: not a file, a folder, `python`, nor hf:OWNER/NAME[:CONFIG]"
-        )
+        raise DataError(f"no source {name!r}: it is not a file, a folder, `python` or hf:OWNER/NAME[:CONFIG]")
     return Source(name, (_file(path, path.name, _format(path)),))
 
 
 def _file(path: Path, name: str, format: Format) -> File:
-    found = path.stat()
-    return File(path, name, format, found.st_size, found.st_mtime_ns)
+    stat = path.stat()
+    return File(path, name, format, stat.st_size, stat.st_mtime_ns)
 
 
 def _folder(root: Path, text_key: str) -> Iterator[File]:
-    """The files of a folder in the order of their names, hidden ones left out."""
+    """The files of a folder sorted by name, without hidden ones."""
     paths = sorted(_walk(root), key=lambda path: path.relative_to(root).as_posix())
     formats = {path: _format(path) for path in paths}
     for path, format in formats.items():
-        if format == "json" and not _has_text(path, text_key):  # settings and the like, which are no records
+        if format == "json" and not _has_text(path, text_key):  # settings and the like, not documents
             formats[path] = "text"
-    if "tokens" in formats.values():  # a folder of shards: what lies beside them is about them
+    if "tokens" in formats.values():  # beside token shards, other files only describe them
         formats = {path: format for path, format in formats.items() if format == "tokens"}
     if not formats:
         raise DataError(f"the folder {root} has no files to read")
@@ -171,7 +172,7 @@ def _folder(root: Path, text_key: str) -> Iterator[File]:
 
 def _walk(root: Path) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}")
+        raise DataError(f"cannot read {error.filename}: {error.strerror}")
 
     for folder, folders, names in os.walk(root, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
@@ -181,46 +182,39 @@ def _walk(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def trained_on(source: Source, options: PrepareOptions) -> list[str]:
-    """What to say of files of tokens that are called validation (nanoGPT's val.bin) where nobody said that they are."""
-    if source.validation or options.val_source or len(source.files) < 2:
-        return []
-    names = [
-        file.path.name
-        for file in source.files
-        if file.format == "tokens" and file.path.name.startswith("val")
-    ]
-    return [
-        f"{name} is trained on as well: --val-by source --val-source {name} holds it out" for name in names
-    ]
-
-
-def no_text(source: Source) -> str:
-    """What to do about the first file that is no plain text; nothing if there is none."""
-    binary = (
-        file.path
-        for file in source.files
-        if file.format == "text" and is_binary(read_bytes(file.path, 0, PROBE_BYTES))
-    )
-    first = next(binary, None)
-    return f": {first} is no plain text; save it as plain text in UTF-8" if first else ""
-
-
 def _format(path: Path) -> Format:
     name = path.name.lower()
     for suffix, format in SUFFIXES.items():
         if name.endswith(suffix):
             return format
     if name.endswith((".gz", ".zst", ".xz", ".bz2", ".zip")):
-        raise DataError(
-            f"{path}: of compressed files only .jsonl.gz and .jsonl.zst can be read; unpack it first"
-        )
-    return "json" if name.endswith(".json") and ARRAY.match(read_bytes(path, 0, PROBE_BYTES)) else "text"
+        raise DataError(f"cannot read {path}: unpack it; only .jsonl.gz and .jsonl.zst are read compressed")
+    return "json" if name.endswith(".json") and JSON_ARRAY.match(read_bytes(path, 0, PROBE_BYTES)) else "text"
 
 
 def _has_text(path: Path, key: str) -> bool:
-    """Whether the first record of an array has a text."""
+    """True if the first record of a JSON array has a text."""
     try:
-        return isinstance(pick(items.from_file(path, 1)[0].value, key), str)
+        return isinstance(pick(read_records(path, 1)[0].value, key), str)
     except DataError:
         return False
+
+
+def val_shard_notes(source: Source, options: PrepareOptions) -> list[str]:
+    """Notes about token files whose names say validation (nanoGPT's val.bin), but that go to training."""
+    if source.validation or options.val_source or len(source.files) < 2:
+        return []
+    names = [file.path.name for file in source.files if file.format == "tokens"]
+    return [
+        f"{name} is used for training: hold it out with --val-split-by source --val-source {name}"
+        for name in names
+        if name.startswith("val")
+    ]
+
+
+def binary_hint(source: Source) -> str:
+    """What to do about the first file that is not plain text; empty if there is none."""
+    for file in source.files:
+        if file.format == "text" and is_binary(read_bytes(file.path, 0, PROBE_BYTES)):
+            return f": {file.path} is not plain text; save it as UTF-8 text"
+    return ""

@@ -1,7 +1,7 @@
-"""Worker processes that each keep one function, and do one task after another with it.
+"""Worker processes that each hold one function and apply it to one task after another.
 
-They are spawned, so no thread or lock is copied into them. A worker that loses its parent reads the end of
-its pipe and leaves: killing a `prepare` leaves nothing behind.
+They are spawned, so they inherit no threads or locks. A worker whose parent dies reads the end of its pipe and exits:
+killing a `prepare` leaves no processes behind.
 """
 
 import multiprocessing
@@ -22,12 +22,12 @@ Result = TypeVar("Result")
 
 
 class Workers(Generic[Task, Result]):
-    """`n` processes that compute `function(task)`; 1 does it in this process."""
+    """`n` processes that compute `function(task)`; with n = 1, this process does it."""
 
     def __init__(self, function: Callable[[Task], Result], n: int) -> None:
         self.function, self.n = function, n
         self.threads = ThreadPoolExecutor(n, thread_name_prefix="worker") if n > 1 else None
-        self.own = threading.local()
+        self.local = threading.local()
         self.processes: list[BaseProcess] = []
 
     def __enter__(self) -> "Workers[Task, Result]":
@@ -39,13 +39,13 @@ class Workers(Generic[Task, Result]):
         if self.threads:
             self.threads.shutdown(cancel_futures=True)
         for process in self.processes:
-            process.terminate()  # again: a thread may have been starting one
+            process.terminate()  # again: a thread may just have started one
             process.join()
 
     def map(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]:
-        """Tasks with their results, in the order of the tasks, of which only a few are taken ahead.
+        """Each task with its result, in order; only a few tasks are taken ahead.
 
-        What a task raised is raised in its place, when all before it have been yielded.
+        An exception from a task is raised in its place, after all earlier results.
         """
         if self.threads is None:
             for task in tasks:
@@ -53,7 +53,7 @@ class Workers(Generic[Task, Result]):
             return
         running: deque[tuple[Task, Future[Result]]] = deque()
         for task in tasks:
-            running.append((task, self.threads.submit(self._do, task)))
+            running.append((task, self.threads.submit(self._run, task)))
             if len(running) > 2 * self.n:
                 first, future = running.popleft()
                 yield first, future.result()
@@ -61,18 +61,18 @@ class Workers(Generic[Task, Result]):
             first, future = running.popleft()
             yield first, future.result()
 
-    def _do(self, task: Task) -> Result:
-        """In a thread that has a process of its own: send the task there, and wait."""
-        if not hasattr(self.own, "pipe"):
-            self.own.pipe, self.own.process = self._start()
+    def _run(self, task: Task) -> Result:
+        """In a thread with a process of its own: send the task there and wait for the result."""
+        if not hasattr(self.local, "pipe"):
+            self.local.pipe, self.local.process = self._start()
         try:
-            self.own.pipe.send(task)
-            result, error = self.own.pipe.recv()
+            self.local.pipe.send(task)
+            result, error = self.local.pipe.recv()
         except (EOFError, OSError):
-            self.own.process.join()
+            self.local.process.join()
             raise ResourceError(
-                f"a worker process died (exit code {self.own.process.exitcode}; -9 is mostly lack of memory): "
-                "run the same command again, with fewer --workers"
+                f"a worker process died with exit code {self.local.process.exitcode} (-9 usually means that memory ran "
+                "out): run the same command again with fewer --workers"
             ) from None
         if error is not None:
             raise error
@@ -89,7 +89,7 @@ class Workers(Generic[Task, Result]):
 
 
 def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
-    """A worker's life."""
+    """The main loop of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     while True:
         try:

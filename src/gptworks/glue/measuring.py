@@ -1,7 +1,7 @@
-"""What is kept of a cell: of a try its scores on validation, of all tries which one is best, of that one predictions.
+"""Measuring a cell: scores of each try on validation, the best try, and its predictions for the test rows.
 
-A try is through once results/glue.json stands in its Run. Tries are chosen by one score, the mean of the task's metrics
-on the whole validation split, taken with the last checkpoint.
+A try is finished once its Run has results/glue.json. The best try has the highest score, the mean of the task's metrics
+on the whole validation split, measured with its last checkpoint.
 """
 
 import json
@@ -15,148 +15,149 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from gptworks import runs
-from gptworks.evaluate.glue import task_score
+from gptworks import files
+from gptworks.evaluation.glue import task_score
 from gptworks.glue import records
-from gptworks.glue.data import Lessons, Source
-from gptworks.glue.predicting import Predictor
-from gptworks.glue.records import Result, Try
-from gptworks.glue.scores import Halves, answers, baselines, intervals, measure
-from gptworks.glue.tasks import Task
+from gptworks.glue.data import GlueSource, TrainingData
+from gptworks.glue.predicting import GluePredictor
+from gptworks.glue.records import CellResult, Try
+from gptworks.glue.scores import Parts, baselines, intervals, measure, predictions
+from gptworks.glue.tasks import GlueTask
+from gptworks.messages import counted
 from gptworks.model import checkpoint, classifier
+from gptworks.processes import World
 from gptworks.recipe import Recipe
+from gptworks.runs import Run
 from gptworks.train import precision
-from gptworks.train.classifying import Classifying
+from gptworks.train.classifying import ClassifySetup
 from gptworks.train.evaluators import LabelLoss
 from gptworks.train.parallel import unwrap
-from gptworks.wording import counted
-from gptworks.world import World
 
 FILE = "glue.json"
 
 
 @dataclass
-class TaskScores:
-    """Validation's loss, and the task's own metrics, as rows of a run's log; of MNLI the matched half's."""
+class GlueEvaluator:
+    """Validation loss and the task's own metrics for a run's log; on the matched half for MNLI."""
 
     loss: LabelLoss
-    task: Task
-    said: np.ndarray | None = None
-    """What was said of each row last."""
+    task: GlueTask
+    predicted: np.ndarray | None = None
+    """The latest predictions of the validation rows."""
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """`val_loss` and so on, and `val_matthews_correlation` and such."""
+        """`val_loss` and so on, and `val_matthews_correlation` and the like."""
         scores: Tensor = self.loss.scores(model)
-        self.said = answers(self.task, scores.numpy())
-        found = measure(self.task, {"matched": (self.said, self.loss.examples.targets)})
-        return self.loss.summary(scores) | {f"val_{name}": value for name, value in found.items()}
+        self.predicted = predictions(self.task, scores.numpy())
+        metrics = measure(self.task, {"matched": (self.predicted, self.loss.examples.targets)})
+        return self.loss.summary(scores) | {f"val_{name}": value for name, value in metrics.items()}
 
 
-def truth(task: Task, lessons: Lessons) -> dict[str, np.ndarray]:
-    """Of every part of validation, the numbers of the true classes, or the true numbers."""
+def targets(task: GlueTask, data: TrainingData) -> dict[str, np.ndarray]:
+    """The true class indices, or the true numbers, of each part of validation."""
     if task.regression:
-        return {name: np.array([one.label for one in half]) for name, half in lessons.halves.items()}
+        return {
+            name: np.array([example.label for example in examples])
+            for name, examples in data.validation.items()
+        }
     return {
-        name: np.array([task.labels.index(str(one.label)) for one in half])
-        for name, half in lessons.halves.items()
+        name: np.array([task.labels.index(str(example.label)) for example in examples])
+        for name, examples in data.validation.items()
     }
 
 
-def keep_try(recipe: Recipe, lessons: Lessons, work: Classifying, model: nn.Module, look: TaskScores) -> None:
-    """Measure a try that is trained, on all of validation, and write what came out.
+def keep_try(
+    recipe: Recipe, data: TrainingData, setup: ClassifySetup, model: nn.Module, evaluator: GlueEvaluator
+) -> None:
+    """Measure a trained try on all of validation, and write its predictions and scores.
 
-    What the training's last look saw is not measured again, unless the training ended in an earlier process.
+    The last predictions of training are reused, unless training ended in an earlier process.
     """
-    task = look.task
-    begun, run = time.monotonic(), recipe.out
-    assert run is not None
+    task = evaluator.task
+    start, run = time.monotonic(), recipe.run
     inner = unwrap(model)
-    assert isinstance(inner, classifier.Classifier)
-    predictor = Predictor(inner, work.tokenizer, task, recipe.classify, work.plan.precision)
-    true = truth(task, lessons)
-    seen = {} if look.said is None else {task.validation[0].name: look.said}
-    halves: Halves = {
-        name: (seen[name] if name in seen else predictor(half), true[name])
-        for name, half in lessons.halves.items()
+    assert isinstance(inner, classifier.ClassifierModel)
+    predictor = GluePredictor(inner, setup.tokenizer, task, recipe.classify, setup.plan.precision)
+    true = targets(task, data)
+    known = {} if evaluator.predicted is None else {task.validation[0].name: evaluator.predicted}
+    parts: Parts = {
+        name: (known[name] if name in known else predictor(examples), true[name])
+        for name, examples in data.validation.items()
     }
-    metrics = measure(task, halves)
+    metrics = measure(task, parts)
     folder = run / "results"
     folder.mkdir(exist_ok=True)
-    for name, (said, _) in halves.items():
-        rows = [predictor.row(index, answer) for index, answer in enumerate(said.tolist())]
-        runs.write_text(folder / f"{name}.jsonl", "".join(rows))
-    trained = [row["seconds"] for row in runs.read_rows(run / "metrics.jsonl") if "seconds" in row]
-    found = {
+    for name, (predicted, _) in parts.items():
+        rows = [predictor.row(index, prediction) for index, prediction in enumerate(predicted.tolist())]
+        files.write_text(folder / f"{name}.jsonl", "".join(rows))
+    trained = [row["seconds"] for row in files.read_rows(run / "metrics.jsonl") if "seconds" in row]
+    result = {
         "task": task.name,
         "seed": recipe.train.seed,
         "metrics": metrics,
         "score": task_score(task.name, metrics),
-        "intervals": intervals(task, halves),
-        "truncated": work.truncated,
-        "seconds": (trained or [0.0])[-1] + time.monotonic() - begun,
+        "intervals": intervals(task, parts),
+        "truncated": setup.truncated,
+        "seconds": (trained or [0.0])[-1] + time.monotonic() - start,
     }
-    runs.write_json(folder / FILE, found)
+    files.write_json(folder / FILE, result)
 
 
-def read_try(run: Path) -> dict[str, Any] | None:
-    """What a try that is through came to."""
+def read_try(run: Run) -> dict[str, Any] | None:
+    """The scores of a try, or None if it is not finished."""
     file = run / "results" / FILE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def best_of(tries: Sequence[dict[str, Any]]) -> int:
-    """Number of the best try, from 1; the first of equals."""
+    """The number of the best try, counted from 1; the first of equal ones."""
     return 1 + max(range(len(tries)), key=lambda index: (tries[index]["score"], -index))
 
 
-def throw_away(cell: Path, numbers: Sequence[int]) -> None:
-    """Remove the checkpoints of tries."""
+def delete_checkpoints(cell: Path, numbers: Sequence[int]) -> None:
+    """Delete the checkpoints of these tries of a cell."""
     for number in numbers:
         shutil.rmtree(records.try_run(cell, number) / "checkpoints", ignore_errors=True)
 
 
 @dataclass(frozen=True)
-class Finish:
-    """Makes a result of a cell whose tries are through."""
+class Cell:
+    """A model on a task: where it is kept and what it was trained on."""
 
-    cell: Path
+    folder: Path
     subject: str
-    task: Task
-    lessons: Lessons
-    source: Source
+    task: GlueTask
+    data: TrainingData
+    source: GlueSource
     keep_models: bool
 
-    def __call__(self, recipe: Recipe, n_tries: int, world: World, say: Callable[[str], None]) -> Result:
-        """Let the best try predict the test rows, and write the result last."""
-        begun, cell, task = time.monotonic(), self.cell, self.task
-        found = [read_try(records.try_run(cell, number)) for number in range(1, n_tries + 1)]
-        tries = [one for one in found if one is not None]
+    def finish(self, recipe: Recipe, n_tries: int, world: World, say: Callable[[str], None]) -> CellResult:
+        """Predict the test rows with the best try, and write the result last."""
+        start, folder, task = time.monotonic(), self.folder, self.task
+        measured = [read_try(records.try_run(folder, number)) for number in range(1, n_tries + 1)]
+        tries = [each for each in measured if each is not None]
         assert len(tries) == n_tries
         chosen = best_of(tries)
-        before = records.read_result(cell)
-        if (
-            before is not None and before.chosen != chosen
-        ):  # more tries have been asked for, and one is better
+        before = records.read_result(folder)
+        if before is not None and before.chosen != chosen:  # one of the additional tries is better
             for part in task.tests:
-                records.predictions_file(cell, part).unlink(missing_ok=True)
-        self._predict(records.try_run(cell, chosen), recipe, world, say)
+                records.predictions_file(folder, part).unlink(missing_ok=True)
+        self._predict(records.try_run(folder, chosen), recipe, world, say)
         best = tries[chosen - 1]
         kept = [
-            Try(n, one["seed"], one["metrics"], one["score"], one["seconds"])
-            for n, one in enumerate(tries, 1)
+            Try(number, each["seed"], each["metrics"], each["score"], each["seconds"])
+            for number, each in enumerate(tries, 1)
         ]
-        columns = {name: [one.metrics[name] for one in kept] for name in task.metrics}
-        columns["score"] = [one.score for one in kept]
-        remarks = list(self.lessons.examples.remarks)
+        columns = {name: [each.metrics[name] for each in kept] for name in task.metrics}
+        columns["score"] = [each.score for each in kept]
+        remarks = list(self.data.examples.remarks)
         if best["truncated"]:
-            remarks.append(
-                f"{counted(best['truncated'], 'text')} longer than the model reads: cut at the end"
-            )
-        result = Result(
+            remarks.append(f"{counted(best['truncated'], 'text')} truncated")
+        result = CellResult(
             subject=self.subject,
             task=task.name,
-            n=sum(map(len, self.lessons.halves.values())),
-            n_train=len(self.lessons.examples.splits["train"]),
+            n=sum(map(len, self.data.validation.values())),
+            n_train=len(self.data.examples.splits["train"]),
             tries=tuple(kept),
             chosen=chosen,
             chosen_by=_chosen_by(task, n_tries),
@@ -166,36 +167,34 @@ class Finish:
                 for name, values in columns.items()
             },
             intervals={name: span and (span[0], span[1]) for name, span in best["intervals"].items()},
-            baselines=baselines(task, truth(task, self.lessons)),
-            seconds=sum(one.seconds for one in kept) + time.monotonic() - begun,
+            baselines=baselines(task, targets(task, self.data)),
+            seconds=sum(each.seconds for each in kept) + time.monotonic() - start,
             remarks=tuple(remarks),
             epochs=recipe.train.epochs,
         )
-        throw_away(cell, [n for n in range(1, n_tries + 1) if n != chosen or not self.keep_models])
-        records.write_result(cell, result)
+        delete_checkpoints(folder, [n for n in range(1, n_tries + 1) if n != chosen or not self.keep_models])
+        records.write_result(folder, result)
         return result
 
-    def _predict(self, run: Path, recipe: Recipe, world: World, say: Callable[[str], None]) -> None:
-        """Every part of the test that is not there yet, by a try's last checkpoint."""
+    def _predict(self, run: Run, recipe: Recipe, world: World, say: Callable[[str], None]) -> None:
+        """Predict the parts of the test that have no predictions yet, with a try's last checkpoint."""
         missing = [
-            part for part in self.task.tests if not records.predictions_file(self.cell, part).is_file()
+            part for part in self.task.tests if not records.predictions_file(self.folder, part).is_file()
         ]
         if not missing:
             return
-        folder = runs.find_checkpoint(run)
-        numbers = precision.choose(recipe.train.precision, world.device)
+        folder = run.checkpoint()
+        compute = precision.choose(recipe.train.precision, world.device)
         tokenizer = checkpoint.load_tokenizer(folder)
-        predictor = Predictor(classifier.load(folder), tokenizer, self.task, recipe.classify, numbers)
+        predictor = GluePredictor(classifier.load(folder), tokenizer, self.task, recipe.classify, compute)
         for part in missing:
             draft = run / "results" / f"{part.name}.jsonl"
             predictor.write(part, self.source.rows(self.task, part), draft, say)
-            draft.replace(records.predictions_file(self.cell, part))
+            draft.replace(records.predictions_file(self.folder, part))
 
 
-def _chosen_by(task: Task, n_tries: int) -> str:
+def _chosen_by(task: GlueTask, n_tries: int) -> str:
     score = task.metrics[0] if len(task.metrics) == 1 else f"mean of {' and '.join(task.metrics)}"
     if n_tries == 1:
         return f"the only try; scored by validation {score}"
-    return (
-        f"best of {n_tries} tries by validation {score}: chosen on the rows it is scored on, so it flatters"
-    )
+    return f"best of {n_tries} tries by validation {score}: optimistic, since the same rows chose it"

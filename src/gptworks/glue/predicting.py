@@ -1,7 +1,7 @@
-"""What a cell's classifier says of the test rows, written as it goes: any number of rows in bounded memory.
+"""Predictions of a cell's classifier for the test rows, written in chunks: any number of rows in bounded memory.
 
-Rows are read, encoded, scored and written in stretches; a kill costs one stretch, for what is written stays and the
-rest goes on behind it.
+Rows are read, encoded, scored and written one chunk at a time. A kill costs one chunk: written lines stay, and the next
+start continues after them.
 """
 
 import json
@@ -12,46 +12,46 @@ from pathlib import Path
 
 import numpy as np
 
-from gptworks import runs
+from gptworks import files
 from gptworks.data.examples import Example
-from gptworks.glue.scores import answers
-from gptworks.glue.tasks import Part, Task
-from gptworks.model.classifier import Classifier
+from gptworks.glue.scores import predictions
+from gptworks.glue.tasks import GlueTask, Part
+from gptworks.model.classifier import ClassifierModel
 from gptworks.recipe import ClassifyOptions
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train.classifying import labelled
 from gptworks.train.precision import Precision
 
-STRETCH = 8192
-"""Rows at a time: enough that batches of like length are full."""
+CHUNK = 8192
+"""Rows per chunk: enough to fill batches of similar length."""
 
 
-class Predictor:
-    """A classifier that reads a task's rows as it was trained to."""
+class GluePredictor:
+    """A classifier that reads a task's rows the way it was trained to."""
 
     def __init__(
         self,
-        model: Classifier,
+        model: ClassifierModel,
         tokenizer: Tokenizer,
-        task: Task,
+        task: GlueTask,
         options: ClassifyOptions,
         precision: Precision,
     ) -> None:
         self.model, self.tokenizer, self.task = model.to(precision.device).eval(), tokenizer, task
         self.options, self.precision = options, precision
-        self.longest = options.max_tokens or model.config.context
+        self.max_tokens = options.max_tokens or model.config.context
 
     def __call__(self, examples: list[Example]) -> np.ndarray:
-        """(N,) numbers of classes, or numbers."""
-        rows, _ = labelled(examples, np.zeros(len(examples)), self.tokenizer, self.longest, self.options)
+        """(N,) class indices, or numbers."""
+        rows, _ = labelled(examples, np.zeros(len(examples)), self.tokenizer, self.max_tokens, self.options)
         with self.precision.autocast():
-            return answers(self.task, rows.scores(self.model).numpy())
+            return predictions(self.task, rows.scores(self.model).numpy())
 
-    def row(self, index: int, answer: float) -> str:
-        """A line of a file of predictions."""
+    def row(self, index: int, prediction: float) -> str:
+        """A line of a predictions file."""
         labels = self.task.labels
-        known = {"label": labels[int(answer)]} if labels else {"value": round(answer, 4)}
-        return json.dumps({"index": index} | known) + "\n"
+        payload = {"label": labels[int(prediction)]} if labels else {"value": round(prediction, 4)}
+        return json.dumps({"index": index} | payload) + "\n"
 
     def write(
         self,
@@ -60,27 +60,27 @@ class Predictor:
         draft: Path,
         say: Callable[[str], None],
         *,
-        stretch: int = STRETCH,
+        chunk: int = CHUNK,
     ) -> None:
-        """Fill `draft` with a line a row; goes on where a killed process stopped."""
-        done = _whole_lines(draft)
-        begun, said, index = time.monotonic(), time.monotonic(), done
-        rest = islice(examples, done, None)
+        """Fill `draft` with one line per row, continuing after the lines of a killed process."""
+        done = _complete_lines(draft)
+        start = last_progress = time.monotonic()
+        index, remaining = done, islice(examples, done, None)
         with draft.open("a", encoding="utf-8") as lines:
-            while some := list(islice(rest, stretch)):
-                for answer in self(some).tolist():
-                    lines.write(self.row(index, answer))
+            while rows := list(islice(remaining, chunk)):
+                for prediction in self(rows).tolist():
+                    lines.write(self.row(index, prediction))
                     index += 1
                 lines.flush()
-                if time.monotonic() - said > 10 and index < part.rows:
-                    said = time.monotonic()
-                    left = (said - begun) / (index - done) * (part.rows - index)
+                if time.monotonic() - last_progress > 10 and index < part.rows:
+                    last_progress = time.monotonic()
+                    left = (last_progress - start) / (index - done) * (part.rows - index)
                     say(f"{part.submission}: {index:,} of {part.rows:,} rows, {left / 60:.0f} min left")
-        runs.sync(draft)
+        files.sync(draft)
 
 
-def _whole_lines(draft: Path) -> int:
-    """How many whole lines a draft has; a last one that was cut off goes."""
+def _complete_lines(draft: Path) -> int:
+    """The number of complete lines in a draft; removes a last one that was cut off."""
     if not draft.is_file():
         return 0
     count = end = 0

@@ -1,4 +1,4 @@
-"""A campaign's scores as curves over pretraining: the checkpoints of each run in order, and models beside them."""
+"""A campaign's scores as curves over pretraining: the checkpoints of each run in order, and reference models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,36 +6,37 @@ from pathlib import Path
 
 from gptworks import runs
 from gptworks.errors import ConfigError
-from gptworks.evaluate.glue import task_score
+from gptworks.evaluation.glue import task_score
 from gptworks.glue import records
-from gptworks.glue.records import Result, Subject
-from gptworks.glue.tasks import TASKS, Task
+from gptworks.glue.records import CellResult, GlueModel
+from gptworks.glue.tasks import TASKS, GlueTask
+from gptworks.runs import Run
 
 AXES = {"epoch": "epochs of pretraining", "tokens": "tokens of pretraining", "step": "steps of pretraining"}
-"""What checkpoints may lie on, in order of preference."""
+"""Possible x axes, the preferred one first."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A measure of one cell, in points of 100."""
+    """A metric of one cell, in percentage points."""
 
     kept: float
-    """Of the try that is kept."""
+    """Value of the best try."""
     mean: float
     deviation: float
-    """Over tries; 0 of one."""
+    """Standard deviation over tries; 0 for a single one."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A subject and what it reached."""
+class ScoredModel:
+    """A model and its results."""
 
-    subject: Subject
-    results: dict[str, Result]
-    """By task; only what is done."""
+    subject: GlueModel
+    results: dict[str, CellResult]
+    """By task; finished cells only."""
 
     def spread(self, task: str, metric: str) -> Spread | None:
-        """A metric, or `score`, their mean; None where the cell is not done."""
+        """A metric, or `score`, the mean of the metrics; None if the cell is not finished."""
         result = self.results.get(task)
         if result is None:
             return None
@@ -49,71 +50,71 @@ class Series:
     """The checkpoints of one pretraining run, by step."""
 
     name: str
-    run: Path
-    places: tuple[Place, ...]
+    run: Run
+    models: tuple[ScoredModel, ...]
 
     def at(self, axis: str) -> list[float]:
-        """Where they lie on an axis."""
-        return [float(getattr(place.subject, axis)) for place in self.places]
+        """The checkpoints' positions on an axis."""
+        return [float(getattr(model.subject, axis)) for model in self.models]
 
 
 @dataclass(frozen=True)
-class Material:
-    """All that pictures show."""
+class ChartData:
+    """The data of all plots."""
 
-    tasks: tuple[Task, ...]
+    tasks: tuple[GlueTask, ...]
     series: tuple[Series, ...]
-    models: tuple[Place, ...]
-    """Those that are no checkpoint of a run, such as GPT-2."""
+    models: tuple[ScoredModel, ...]
+    """Reference models such as GPT-2, which are not checkpoints of a run."""
     baselines: dict[str, dict[str, float]]
-    """Task -> what always naming the most frequent class reaches, in points; `score` is the mean of metrics."""
+    """Task -> metric -> value of the majority guess, in percentage points; `score` is the mean of the metrics."""
 
     @property
     def repeated(self) -> bool:
-        """Whether any cell had several tries."""
-        places = [*(place for one in self.series for place in one.places), *self.models]
-        return any(len(result.tries) > 1 for place in places for result in place.results.values())
+        """True if any cell had several tries."""
+        models = [*(model for series in self.series for model in series.models), *self.models]
+        return any(len(result.tries) > 1 for model in models for result in model.results.values())
 
     @property
     def axis(self) -> str:
-        """Which axis all checkpoints have a place on."""
-        subjects = [place.subject for one in self.series for place in one.places]
-        return next(axis for axis in AXES if all(getattr(one, axis) is not None for one in subjects))
+        """The first axis on which all checkpoints have a position."""
+        subjects = [model.subject for series in self.series for model in series.models]
+        return next(axis for axis in AXES if all(getattr(subject, axis) is not None for subject in subjects))
 
 
-def read(campaigns: Sequence[Path]) -> Material:
-    """What campaigns have done so far; the same run in two of them is one curve.
+def read(campaigns: Sequence[Path]) -> ChartData:
+    """The results of campaigns so far; a run that appears in two of them is one curve.
 
     Raises:
-        DataError: a folder is no campaign.
-        ConfigError: nothing is done yet.
+        DataError: a folder is not a campaign.
+        ConfigError: no cell is finished.
     """
-    places: dict[str, dict[str, Place]] = {}
-    models: dict[str, Place] = {}
+    checkpoints: dict[str, dict[str, ScoredModel]] = {}
+    models: dict[str, ScoredModel] = {}
     tasks: set[str] = set()
     baselines: dict[str, dict[str, float]] = {}
     for campaign in campaigns:
-        grid, done = records.read_grid(campaign), records.results(campaign)
-        for subject in grid.subjects:
-            found = {task: done[subject.name, task] for task in grid.tasks if (subject.name, task) in done}
-            if not found:
+        done = records.results(campaign)
+        for subject in records.read_grid(campaign).subjects:
+            results = {task: result for (name, task), result in done.items() if name == subject.name}
+            if not results:
                 continue
-            tasks |= found.keys()
-            for task, result in found.items():
+            tasks |= results.keys()
+            for task, result in results.items():
                 baselines.setdefault(task, _points(task, result.baselines.get("majority", {})))
-            beside = models
+            group = models
             if subject.step is not None:
-                beside = places.setdefault(runs.split_spec(subject.model)[0], {})
-            have = beside[subject.model].results if subject.model in beside else {}
-            beside[subject.model] = Place(subject, have | found)
+                group = checkpoints.setdefault(runs.split_spec(subject.model)[0], {})
+            known = group[subject.model].results if subject.model in group else {}
+            group[subject.model] = ScoredModel(subject, known | results)
     if not tasks:
-        raise ConfigError(f"{campaigns[0]} has no finished cell yet, so there is nothing to draw")
+        raise ConfigError(f"{campaigns[0]} has no finished cell yet, so there is nothing to plot")
     series = tuple(
-        Series(name, Path(run), tuple(sorted(found.values(), key=lambda place: place.subject.step or 0)))
-        for (run, found), name in zip(places.items(), _names(list(places)), strict=True)
+        Series(name, Run(run), tuple(sorted(group.values(), key=lambda model: model.subject.step or 0)))
+        for (run, group), name in zip(checkpoints.items(), _names(list(checkpoints)), strict=True)
     )
     chosen = tuple(task for name, task in TASKS.items() if name in tasks)
-    return Material(chosen, series, tuple(models.values()), baselines)
+    return ChartData(chosen, series, tuple(models.values()), baselines)
 
 
 def _points(task: str, guess: dict[str, float]) -> dict[str, float]:
@@ -123,6 +124,6 @@ def _points(task: str, guess: dict[str, float]) -> dict[str, float]:
 
 
 def _names(paths: list[str]) -> list[str]:
-    """The last part of each path, or all of it where two end alike."""
+    """The last part of each path, or the whole paths if two end alike."""
     short = [Path(path).name for path in paths]
     return short if len(set(short)) == len(short) else paths

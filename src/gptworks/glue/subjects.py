@@ -1,46 +1,48 @@
-"""Which models a campaign measures: checkpoints of a pretraining run, and finished models beside them. No torch."""
+"""The models of a campaign: checkpoints of a pretraining run, and finished models for reference. No torch here."""
 
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from gptworks import runs
+from gptworks import files, runs
 from gptworks.errors import CheckpointError, ConfigError
-from gptworks.glue.records import Subject
+from gptworks.glue.records import GlueModel
 from gptworks.model import find
 from gptworks.recipe import GlueOptions
 
 
-def chosen(options: GlueOptions) -> tuple[Subject, ...]:
-    """The checkpoints by step, then the models as they are named.
+def chosen(options: GlueOptions) -> tuple[GlueModel, ...]:
+    """The checkpoints by step, then the models as they were given.
 
     Raises:
-        CheckpointError: there is no such run, checkpoint or model.
-        ConfigError: nothing is asked for.
+        CheckpointError: a run, checkpoint or model does not exist.
+        ConfigError: none was given.
     """
     if options.run is None and not options.model:
         raise ConfigError("glue needs --run RUN or --model MODEL, as a flag or in the recipe")
-    ours = [] if options.run is None else [subject(f"{options.run}@{step}") for step in _steps(options)]
-    return (*ours, *(subject(spec) for spec in options.model))
+    checkpoints = [] if options.run is None else [load(f"{options.run}@{step}") for step in _steps(options)]
+    return (*checkpoints, *(load(spec) for spec in options.model))
 
 
 def _steps(options: GlueOptions) -> list[str]:
-    """`step-400` of every checkpoint that is asked for, by step."""
-    run, asked = options.run, options.checkpoints
-    assert run is not None
-    if not runs.is_run(run):
-        raise CheckpointError(f"--run {run} is no run: it has no checkpoints; `gptworks pretrain` makes them")
-    last = runs.find_checkpoint(run)
-    if asked == "last":
+    """`step-400` for every checkpoint that is wanted, by step."""
+    assert options.run is not None
+    run, wanted = runs.Run(options.run), options.checkpoints
+    if not run.exists:
+        raise CheckpointError(
+            f"--run {run} is not a run: it has no checkpoints; create one with `gptworks pretrain`"
+        )
+    last = run.checkpoint()
+    if wanted == "last":
         return [f"step-{_state(last)['step']}"]
-    have = runs.checkpoints(run)
-    if asked == "all":  # marked ones, by save.every_epochs and save.at_start; the others come and go
-        marked = [one for one in have if one.kept]
+    have = run.checkpoints()
+    if wanted == "all":  # those marked by save.every_epochs and save.at_start; the others do not last
+        marked = [checkpoint for checkpoint in have if checkpoint.kept]
         if marked and have[-1].step - marked[-1].step > 1:  # a mark may fall on the step before the last
             marked.append(have[-1])
-        return [f"step-{one.step}" for one in (marked if len(marked) > 1 else have)]
-    folders = [runs.find_checkpoint(run, f"epoch-{_epoch(word)}") for word in asked.split(",")]
+        return [f"step-{checkpoint.step}" for checkpoint in (marked if len(marked) > 1 else have)]
+    folders = [run.checkpoint(f"epoch-{_epoch(word)}") for word in wanted.split(",")]
     return [f"step-{step}" for step in sorted({_state(folder)["step"] for folder in folders})]
 
 
@@ -51,35 +53,39 @@ def _epoch(word: str) -> float:
         raise ConfigError(f"--checkpoints {word} is neither all, last, nor epochs such as 0,1,2.5") from None
 
 
-def subject(spec: str) -> Subject:
-    """A MODEL with what is known of its pretraining.
+def load(spec: str) -> GlueModel:
+    """A MODEL with the facts of its pretraining.
 
     Raises:
-        CheckpointError: there is no such model.
+        CheckpointError: it does not exist.
     """
-    folder = find.resolve(spec)
+    folder = find.find_checkpoint(spec)
     run = folder.parent.parent
     if (folder / runs.MARKER).is_file() and runs.is_run(run):
         state = _state(folder)
         step = state["step"]
         name, model = f"{run.resolve().name}@step-{step}", f"{run}@step-{step}"
-        return Subject(name, model, step, state["epoch"], state.get("tokens"), fingerprint(folder))
+        return GlueModel(name, model, step, state["epoch"], state.get("tokens"), fingerprint(folder))
     name = folder.resolve().name if Path(spec).exists() else spec.replace("/", "--")
-    return Subject(name, spec, fingerprint=fingerprint(folder))
+    return GlueModel(name, spec, fingerprint=fingerprint(folder))
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 of a folder's weights, as files; of a checkpoint, as it was saved."""
+    """SHA-256 of a folder's weight files, or of the checksums saved with a checkpoint."""
     digest = hashlib.sha256()
     marker = folder / runs.MARKER
     if marker.is_file():
-        sums = json.loads(marker.read_text(encoding="utf-8"))["sha256"]
-        found = {name: sum for name, sum in sums.items() if name.endswith(".safetensors") and "/" not in name}
+        saved = json.loads(marker.read_text(encoding="utf-8"))["sha256"]
+        sums = {
+            name: checksum
+            for name, checksum in saved.items()
+            if name.endswith(".safetensors") and "/" not in name
+        }
     else:
-        files = [file for end in ("safetensors", "bin") for file in folder.glob(f"*.{end}")]
-        found = {file.name: runs.checksum(file) for file in files}
-    for name, sum in sorted(found.items()):
-        digest.update(f"{name} {sum}\n".encode())
+        weights = [file for ending in ("safetensors", "bin") for file in folder.glob(f"*.{ending}")]
+        sums = {file.name: files.checksum(file) for file in weights}
+    for name, checksum in sorted(sums.items()):
+        digest.update(f"{name} {checksum}\n".encode())
     return digest.hexdigest()
 
 

@@ -1,14 +1,13 @@
-"""A campaign's predictions as the zip that GLUE's server takes: eleven tab-separated files and nothing else.
+"""A campaign's predictions as the zip that GLUE's server accepts: eleven tab-separated files and nothing else.
 
     index<TAB>prediction
     0<TAB>entailment
 
-The server refuses a submission in which a file is missing, so tasks that were not run may be filled with their most
-frequent class (STS-B: training's mean), if that is asked for: their scores are then those of guessing. MNLI's model
-predicts AX too. The same campaign makes the same bytes.
+The server refuses a submission with missing files. On request, tasks that were not run are filled with their most
+frequent class (the training mean for STS-B); their scores are then those of guessing. MNLI's model also predicts AX.
+The same campaign gives the same bytes.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -16,73 +15,73 @@ from itertools import repeat
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
+from gptworks import files
 from gptworks.errors import ConfigError, DataError
 from gptworks.glue import records
-from gptworks.glue.check import check
-from gptworks.glue.records import Grid, Subject
-from gptworks.glue.tasks import HIGHEST, LOWEST, SUBMISSION, TASKS, Part, Task
+from gptworks.glue.check import HEADER, check
+from gptworks.glue.records import GlueModel, Grid
+from gptworks.glue.tasks import HIGHEST, LOWEST, SUBMISSION, TASKS, GlueTask, Part
 
-HEADER = "index\tprediction\n"
-THEN = (1980, 1, 1, 0, 0, 0)
-"""The date of every file in the zip."""
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+"""Date of every file in the zip, so that the bytes do not depend on the time."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What was written."""
+    """A submission that was written."""
 
     file: Path
-    subject: Subject
-    """Whose predictions these are."""
-    filled: tuple[Task, ...]
-    """Tasks that hold one class throughout, because they were not run."""
+    subject: GlueModel
+    """The model that made the predictions."""
+    filled: tuple[GlueTask, ...]
+    """Tasks that were not run and hold one class throughout."""
 
 
 def write(
     campaign: Path, out: Path, *, subject: str | None = None, fill_majority: bool = False
 ) -> Submission:
-    """Write the submission of one subject of a campaign, and check it.
+    """Write and check the submission of one model of a campaign.
 
     `subject` is a name in the campaign's grid; None takes the checkpoint that was pretrained longest.
 
     Raises:
-        ConfigError: there is no such subject; a task was not run and is not to be filled; `out` is no .zip.
-        DataError: there is no campaign; its predictions are damaged.
+        ConfigError: the model does not exist, a task is missing and should not be filled, or `out` is not a .zip.
+        DataError: the folder holds no campaign, or its predictions are damaged.
     """
     if out.suffix != ".zip":
-        raise ConfigError(f"--out {out}: GLUE's server takes a zip; call it {out.with_suffix('.zip').name}")
+        raise ConfigError(f"--out {out}: GLUE's server accepts a zip; call it {out.with_suffix('.zip').name}")
     chosen = choose(records.read_grid(campaign), subject)
     folders = {name: records.cell(campaign, chosen.name, name) for name in TASKS}
     missing = tuple(TASKS[name] for name, folder in folders.items() if records.read_result(folder) is None)
     if missing and not fill_majority:
+        titles = ", ".join(task.title for task in missing)
         raise ConfigError(
-            f"{campaign} has no predictions of {chosen.name} for {_titles(missing)}: run these tasks first, or "
+            f"{campaign} has no predictions of {chosen.name} for {titles}: run these tasks first, or "
             "add --fill-majority to fill them with their most frequent class"
         )
     if len(missing) == len(TASKS):
-        raise ConfigError(
-            f"{campaign} has no predictions of {chosen.name} at all: there is nothing to submit"
-        )
+        raise ConfigError(f"{campaign} has no predictions of {chosen.name}, so there is nothing to submit")
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.draft")
-    try:
+    with files.atomically(out) as draft:
         with ZipFile(draft, "w") as archive:
-            for name, (task, part) in sorted(SUBMISSION.items(), key=_rows):  # what is damaged shows soon
-                lines = _filled(task, part) if task in missing else _predicted(folders[task.name], task, part)
+            # the smallest files first, so that damaged predictions show up soon
+            for name, (task, part) in sorted(SUBMISSION.items(), key=lambda item: item[1][1].rows):
+                lines = (
+                    repeat(_word(task), part.rows)
+                    if task in missing
+                    else _words(folders[task.name], task, part)
+                )
                 _add(archive, name, lines)
-        wrong = check(draft)
-        assert not wrong, wrong
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
+        problems = check(draft)
+        assert not problems, problems
     return Submission(out, chosen, missing)
 
 
-def choose(grid: Grid, name: str | None) -> Subject:
-    """The subject of this name (or MODEL); of none, the last of those that were pretrained longest.
+def choose(grid: Grid, name: str | None) -> GlueModel:
+    """The model with this name (or MODEL); without a name, the one that was pretrained longest.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such model.
     """
     if name is None:
         return max(grid.subjects, key=lambda subject: -1 if subject.step is None else subject.step)
@@ -93,58 +92,39 @@ def choose(grid: Grid, name: str | None) -> Subject:
     raise ConfigError(f"--subject {name}: the campaign has no such model; it has {known}")
 
 
-def warning(filled: tuple[Task, ...]) -> str:
-    """What a person must know of a submission in which tasks were filled."""
-    what = [f"{task.title} ({_word(task)})" for task in filled]
+def warning(filled: tuple[GlueTask, ...]) -> str:
+    """The warning that goes with a submission in which tasks were filled."""
+    answers = ", ".join(f"{task.title} ({_word(task)})" for task in filled)
     return (
-        f"not run, and filled with one answer throughout: {', '.join(what)}; the server's scores there, and its "
-        "average, are partly those of guessing"
+        f"these tasks were not run and are filled with a single answer: {answers}; the server's scores for them, and "
+        "part of its average, are those of guessing"
     )
 
 
-def _titles(tasks: tuple[Task, ...]) -> str:
-    return ", ".join(task.title for task in tasks)
-
-
-def _rows(entry: tuple[str, tuple[Task, Part]]) -> int:
-    return entry[1][1].rows
-
-
-def _filled(task: Task, part: Part) -> Iterator[str]:
-    return repeat(_word(task), part.rows)
-
-
-def _word(task: Task) -> str:
+def _word(task: GlueTask) -> str:
     """The server's word for the most frequent class."""
     return task.word_of[task.majority] if isinstance(task.majority, str) else f"{task.majority:.3f}"
 
 
-def _predicted(folder: Path, task: Task, part: Part) -> Iterator[str]:
+def _words(cell: Path, task: GlueTask, part: Part) -> Iterator[str]:
     """The server's word for each prediction of a cell."""
     words = task.word_of
-    for index, said in enumerate(records.read_predictions(folder, part)):
+    for line, prediction in enumerate(records.read_predictions(cell, part), 1):
+        where = f"{records.predictions_file(cell, part)}:{line}"
         if task.regression:
-            if not (isinstance(said, float) and math.isfinite(said) and LOWEST <= said <= HIGHEST):
-                raise DataError(
-                    f"{_where(folder, part, index)} has {said!r}, no number from {LOWEST:g} to {HIGHEST:g}"
-                )
-            yield f"{said + 0.0:.3f}"  # adding 0 turns -0.0 into 0.0
-        elif said in words:
-            yield words[str(said)]
+            if not (isinstance(prediction, float) and LOWEST <= prediction <= HIGHEST):  # False for NaN
+                raise DataError(f"{where} has {prediction!r}, not a number from {LOWEST:g} to {HIGHEST:g}")
+            yield f"{prediction + 0.0:.3f}"  # adding 0 turns -0.0 into 0.0
+        elif prediction in words:
+            yield words[str(prediction)]
         else:
-            raise DataError(
-                f"{_where(folder, part, index)} has {said!r}, no class of {task.title}: {', '.join(words)}"
-            )
-
-
-def _where(folder: Path, part: Part, index: int) -> str:
-    return f"{records.predictions_file(folder, part)}:{index + 1}"
+            raise DataError(f"{where} has {prediction!r}, not a class of {task.title}: {', '.join(words)}")
 
 
 def _add(archive: ZipFile, name: str, lines: Iterator[str]) -> None:
-    """A file of the zip, with nothing in it that depends on time or machine."""
-    info = ZipInfo(name, THEN)
+    """Add a file whose bytes depend on neither time nor machine."""
+    info = ZipInfo(name, ZIP_DATE)
     info.compress_type, info.create_system, info.external_attr = ZIP_DEFLATED, 3, 0o100644 << 16
     with archive.open(info, "w") as file, TextIOWrapper(file, "utf-8", newline="\n") as text:
-        text.write(HEADER)
+        text.write(f"{HEADER}\n")
         text.writelines(f"{index}\t{line}\n" for index, line in enumerate(lines))

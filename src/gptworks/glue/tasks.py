@@ -1,8 +1,8 @@
-"""What GLUE is: nine tasks and a diagnostic, their files, rows, labels, metrics, and what the server wants.
+"""The facts of GLUE: nine tasks and a diagnostic set, with files, row counts, labels, metrics and submission format.
 
 Wang et al. 2019, "GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding", table 1.
-Files, rows and headings are those of the official download and of the Hub's `nyu-mll/glue`; the profile is table 4.6 of
-the thesis behind GluePT. No torch here.
+Files, row counts and column names are those of the official download and of `nyu-mll/glue` on the Hub; the training
+profiles are table 4.6 of GluePT's thesis. No torch here.
 """
 
 from collections.abc import Iterable
@@ -10,88 +10,88 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptworks.errors import ConfigError
-from gptworks.evaluate.glue import METRICS
+from gptworks.evaluation.glue import METRICS
 
 LOWEST, HIGHEST = 0.0, 5.0
-"""Of STS-B's numbers."""
+"""Range of STS-B's scores."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of a task: a file of the official download, a split of the Hub's."""
+    """A part of a task's rows: a file of the official download, or a split on the Hub."""
 
     name: str
     """train; val, or matched and mismatched; test, or test-matched, test-mismatched and ax."""
     file: str
-    """Within the folder of the official download."""
+    """Path inside the official download."""
     hub: tuple[str, str]
     """Configuration and split of nyu-mll/glue."""
     rows: int
     submission: str | None = None
-    """The TSV that its predictions become, where it is a test."""
+    """Name of the submission file with its predictions; None if it is not a test set."""
     columns: tuple[str, ...] = ()
-    """What a file without a heading holds."""
+    """Column names of a file without a header."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How a task is learned, where nobody says otherwise."""
+    """The built-in recipe of a task, with the names of `[glue.TASK]`."""
 
     epochs: float
-    tries: int
+    n_seeds: int
     eval_every: int = 50
-    """Steps between looks at validation."""
+    """Steps between validations."""
     dropout: float = 0.0
     lr: float = 5e-5
 
 
 @dataclass(frozen=True)
-class Task:
-    """One of the nine."""
+class GlueTask:
+    """One of the nine tasks."""
 
     name: str
-    """As the Hub spells it: cola."""
+    """Name on the Hub: cola."""
     title: str
-    """As people do: CoLA."""
+    """Name in the paper: CoLA."""
     train: Part
     validation: tuple[Part, ...]
     tests: tuple[Part, ...]
     majority: str | float
-    """The most frequent class, by its name in `labels`, in training's labels (MNLI: in validation's, where training is
-    even); for STS-B training's mean."""
+    """The most frequent class of the training rows, as in `labels` (of the validation rows for MNLI, whose training
+    classes are balanced); the mean of the training scores for STS-B."""
     profile: Profile
     texts: tuple[str, ...] = ("sentence1", "sentence2")
-    """The Hub's columns of a text, or of two."""
+    """The Hub's columns of the text, or of the two texts."""
     headings: tuple[str, ...] = ("sentence1", "sentence2", "label")
-    """The official files' headings of the same; the last is the label's."""
+    """The official files' columns of the texts, then of the label."""
     labels: tuple[str, ...] = ("entailment", "not_entailment")
-    """Names of the classes in the order of the Hub's ids; none where a number is predicted."""
+    """Class names in the order of the Hub's ids; empty for regression."""
     words: tuple[str, ...] = ("entailment", "not_entailment")
-    """The same classes as the official files and the server spell them."""
+    """The same classes, as the official files and the server spell them."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of what it is scored by; see evaluate/glue.py."""
+        """Names of its metrics; see evaluation/glue.py."""
         return METRICS[self.name]
 
     @property
     def regression(self) -> bool:
-        """Whether a number is predicted."""
+        """True if the task predicts a number."""
         return not self.labels
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """All rows there are."""
+        """All parts."""
         return (self.train, *self.validation, *self.tests)
 
     @property
     def word_of(self) -> dict[str, str]:
-        """The server's word for every class's name."""
+        """Class name -> the server's word."""
         return dict(zip(self.labels, self.words, strict=True))
 
 
-def _three(name: str, title: str, rows: tuple[int, int, int], columns: tuple[str, ...] = ()) -> Any:
-    """Of a task whose three files are called train, dev and test: all that says where its rows are."""
+def _three_files(name: str, title: str, rows: tuple[int, int, int], columns: tuple[str, ...] = ()) -> Any:
+    """Name, title and parts of a task whose files are called train, dev and test."""
     train, dev, test = rows
     return {
         "name": name,
@@ -104,11 +104,11 @@ def _three(name: str, title: str, rows: tuple[int, int, int], columns: tuple[str
 
 BINARY = ("0", "1")
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, GlueTask] = {
     task.name: task
     for task in (
-        Task(
-            **_three("cola", "CoLA", (8_551, 1_043, 1_063), ("source", "label", "star", "sentence")),
+        GlueTask(
+            **_three_files("cola", "CoLA", (8_551, 1_043, 1_063), ("source", "label", "star", "sentence")),
             texts=("sentence",),
             headings=("sentence", "label"),
             labels=("unacceptable", "acceptable"),
@@ -116,8 +116,8 @@ TASKS: dict[str, Task] = {
             majority="acceptable",
             profile=Profile(3, 7),
         ),
-        Task(
-            **_three("sst2", "SST-2", (67_349, 872, 1_821)),
+        GlueTask(
+            **_three_files("sst2", "SST-2", (67_349, 872, 1_821)),
             texts=("sentence",),
             headings=("sentence", "label"),
             labels=("negative", "positive"),
@@ -125,24 +125,24 @@ TASKS: dict[str, Task] = {
             majority="positive",
             profile=Profile(3, 2),
         ),
-        Task(
-            **_three("mrpc", "MRPC", (3_668, 408, 1_725)),
+        GlueTask(
+            **_three_files("mrpc", "MRPC", (3_668, 408, 1_725)),
             headings=("#1 String", "#2 String", "Quality"),
             labels=("not_equivalent", "equivalent"),
             words=BINARY,
             majority="equivalent",
             profile=Profile(3, 3),
         ),
-        Task(
-            **_three("stsb", "STS-B", (5_749, 1_500, 1_379)),
+        GlueTask(
+            **_three_files("stsb", "STS-B", (5_749, 1_500, 1_379)),
             headings=("sentence1", "sentence2", "score"),
             labels=(),
             words=(),
             majority=2.701,
             profile=Profile(3, 5),
         ),
-        Task(
-            **_three("qqp", "QQP", (363_846, 40_430, 390_965)),
+        GlueTask(
+            **_three_files("qqp", "QQP", (363_846, 40_430, 390_965)),
             texts=("question1", "question2"),
             headings=("question1", "question2", "is_duplicate"),
             labels=("not_duplicate", "duplicate"),
@@ -150,7 +150,7 @@ TASKS: dict[str, Task] = {
             majority="not_duplicate",
             profile=Profile(1, 1, 500),
         ),
-        Task(
+        GlueTask(
             name="mnli",
             title="MNLI",
             texts=("premise", "hypothesis"),
@@ -176,16 +176,18 @@ TASKS: dict[str, Task] = {
             ),
             profile=Profile(1, 1, 500),
         ),
-        Task(
-            **_three("qnli", "QNLI", (104_743, 5_463, 5_463)),
+        GlueTask(
+            **_three_files("qnli", "QNLI", (104_743, 5_463, 5_463)),
             texts=("question", "sentence"),
             headings=("question", "sentence", "label"),
             majority="not_entailment",
             profile=Profile(2, 1),
         ),
-        Task(**_three("rte", "RTE", (2_490, 277, 3_000)), majority="entailment", profile=Profile(3, 10)),
-        Task(
-            **_three("wnli", "WNLI", (635, 71, 146)),
+        GlueTask(
+            **_three_files("rte", "RTE", (2_490, 277, 3_000)), majority="entailment", profile=Profile(3, 10)
+        ),
+        GlueTask(
+            **_three_files("wnli", "WNLI", (635, 71, 146)),
             labels=("not_entailment", "entailment"),
             words=BINARY,
             majority="not_entailment",
@@ -193,39 +195,37 @@ TASKS: dict[str, Task] = {
         ),
     )
 }
-"""The nine, by name. AX has no task of its own: it is read by MNLI's model."""
+"""The nine tasks by name. AX is not a task of its own: MNLI's model predicts it."""
 
-SUBMISSION: dict[str, tuple[Task, Part]] = {
+SUBMISSION: dict[str, tuple[GlueTask, Part]] = {
     part.submission: (task, part) for task in TASKS.values() for part in task.tests if part.submission
 }
-"""The eleven files of a submission, each with the task and the rows whose predictions it holds."""
+"""The eleven files of a submission, with the task and part whose predictions they hold."""
 
 
-def choose(names: Iterable[str]) -> tuple[Task, ...]:
-    """The tasks of these names, however they are spelled (cola, CoLA, sst-2); `all` is all nine.
+def choose(names: Iterable[str]) -> tuple[GlueTask, ...]:
+    """The tasks with these names, in any spelling (cola, CoLA, sst-2); `all` stands for all nine.
 
     Raises:
         ConfigError: there is no such task, or it is named twice.
     """
-    known = {_plain(task.name): task for task in TASKS.values()} | {
-        _plain(task.title): task for task in TASKS.values()
-    }
-    found: list[Task] = []
+    known = {_plain(name): task for task in TASKS.values() for name in (task.name, task.title)}
+    chosen: list[GlueTask] = []
     for name in names:
         if name == "all":
             return tuple(TASKS.values())
         if "," in name:
             raise ConfigError(
-                f"--tasks {name}: tasks are separated by spaces: --tasks {' '.join(name.replace(',', ' ').split())}"
+                f"--tasks {name}: separate tasks by spaces: --tasks {' '.join(name.replace(',', ' ').split())}"
             )
         if _plain(name) == "ax":
-            raise ConfigError("--tasks ax: the diagnostic comes with mnli, whose model it is for")
+            raise ConfigError("--tasks ax: the diagnostic set comes with mnli, whose model predicts it")
         if (task := known.get(_plain(name))) is None:
             raise ConfigError(f"--tasks {name}: GLUE has no such task; it has {', '.join(TASKS)}")
-        if task in found:
+        if task in chosen:
             raise ConfigError(f"--tasks names {task.name} twice")
-        found.append(task)
-    return tuple(found)
+        chosen.append(task)
+    return tuple(chosen)
 
 
 def _plain(name: str) -> str:

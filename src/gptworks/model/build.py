@@ -1,4 +1,4 @@
-"""A network from its config: with fresh weights, or empty for weights to be put in."""
+"""A network from its config, with initial weights or without memory for weights."""
 
 import math
 from dataclasses import replace
@@ -12,19 +12,19 @@ from gptworks.model.modern import Modern
 
 Model = GPT2 | Modern
 
-INTO_RESIDUAL = ("c_proj.weight", "o_proj.weight", "down_proj.weight")
+RESIDUAL_PROJECTIONS = ("c_proj.weight", "o_proj.weight", "down_proj.weight")
 VOCABULARY = ("wte.weight", "embed_tokens.weight", "lm_head.weight")
 """Parameters with a row for each token id."""
 
 
 def skeleton(config: ModelConfig) -> Model:
-    """The network without memory for its weights: load_state_dict(..., assign=True) gives it some."""
+    """The network on the meta device; `load_state_dict(..., assign=True)` gives it weights."""
     with torch.device("meta"):
         return GPT2(config) if config.family == "gpt2" else Modern(config)
 
 
 def build(config: ModelConfig, seed: int) -> Model:
-    """The network with initial weights, which depend on the config and the seed alone."""
+    """The network with initial weights, which depend only on the config and the seed."""
     generator = torch.Generator().manual_seed(seed)
     model = skeleton(config)
     weights = {name: _initial(name, param, config, generator) for name, param in model.named_parameters()}
@@ -33,7 +33,7 @@ def build(config: ModelConfig, seed: int) -> Model:
 
 
 def _initial(name: str, param: nn.Parameter, config: ModelConfig, generator: torch.Generator) -> Tensor:
-    """GPT-2's scheme: N(0, init_std), less into the residual stream the more add to it; biases 0, norms 1."""
+    """GPT-2's scheme: N(0, init_std), scaled by 1/sqrt(2 n_layer) into the residual stream; biases 0, norms 1."""
     weight = torch.zeros(param.shape)
     if name.endswith("bias"):
         return weight
@@ -42,7 +42,7 @@ def _initial(name: str, param: nn.Parameter, config: ModelConfig, generator: tor
     if name.endswith("wpe.weight") and config.positions == "sinusoidal":
         return sinusoids(config.context, config.n_embd)
     std = config.init_std
-    if name.endswith(INTO_RESIDUAL):
+    if name.endswith(RESIDUAL_PROJECTIONS):
         std = 0.0 if config.zero_init else std / math.sqrt(2 * config.n_layer)
     if std:
         weight.normal_(0.0, std, generator=generator)
@@ -52,10 +52,10 @@ def _initial(name: str, param: nn.Parameter, config: ModelConfig, generator: tor
 
 
 def grow_vocabulary(model: Model, vocab_size: int) -> Model:
-    """The same network for more token ids. A new id starts as the mean of the old: neither likely nor odd.
+    """The same network with more token ids. Each new id starts as the mean of the old ones.
 
     Raises:
-        ValueError: fewer ids than the model has.
+        ValueError: `vocab_size` is smaller than the model's.
     """
     old = model.config.vocab_size
     if vocab_size < old:

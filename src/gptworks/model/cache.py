@@ -1,6 +1,6 @@
 """Keys and values of the tokens a model has seen, so that each new token costs one token's work.
 
-Memory for all of them is taken at once: a step then writes in place and allocates nothing.
+Memory for all tokens is allocated at once: a step writes in place and allocates nothing.
 """
 
 from typing import Protocol
@@ -12,25 +12,25 @@ from gptworks.model.config import ModelConfig
 
 
 class Cache(Protocol):
-    """What a model's forward asks of a cache."""
+    """The part of a cache that a model's forward pass uses."""
 
     def __len__(self) -> int:
-        """Tokens held, in the longest row."""
+        """Tokens in the longest row."""
         ...
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values of new tokens; return all of them."""
+        """Write keys and values of new tokens; return those of all tokens."""
         ...
 
     def advance(self, n: int) -> None:
-        """Count `n` tokens as held, once every layer has them."""
+        """Count `n` new tokens, once every layer has appended them."""
         ...
 
 
 class KVCache:
-    """Room for the keys and values of `max_tokens` tokens of `batch` rows, in every layer.
+    """Keys and values of `batch` rows of up to `max_tokens` tokens, in every layer.
 
-    A model's forward appends, layer by layer, then advances; everything else is for the one who generates.
+    A model's forward pass appends in each layer, then advances. The other methods are for generation.
     """
 
     def __init__(
@@ -42,52 +42,52 @@ class KVCache:
         self.length = 0
 
     def __len__(self) -> int:
-        """Tokens held, in each row."""
+        """Tokens in each row."""
         return self.length
 
     @property
     def batch(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return self.keys.shape[1]
 
     @property
     def max_tokens(self) -> int:
-        """Tokens there is room for, in each row."""
+        """Tokens that fit in each row."""
         return self.keys.shape[3]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, K, T, D) keys and values of new tokens; return all (B, K, S, D) of them."""
+        """Write (B, K, T, D) keys and values of new tokens; return (B, K, S, D) of all tokens."""
         end = self.length + k.shape[2]
         self.keys[layer, :, :, self.length : end] = k
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def advance(self, n: int) -> None:
-        """Count `n` tokens as held, once every layer has them."""
+        """Count `n` new tokens, once every layer has appended them."""
         self.length += n
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens.
+        """Drop all but the first `length` tokens.
 
         Raises:
-            ValueError: fewer are held.
+            ValueError: the cache holds fewer.
         """
         if length > self.length:
             raise ValueError(f"cannot keep {length} tokens of {self.length}")
         self.length = length
 
     def take(self, rows: Tensor) -> None:
-        """Keep `rows` (any number, in any order, repeats allowed) as the new rows 0, 1, ..."""
+        """Make `rows` (any number, in any order, repeats allowed) the new rows 0, 1, ..."""
         if len(rows) == self.batch:
-            held = slice(0, self.length)
-            self.keys[:, :, :, held] = self.keys[:, rows, :, held]
-            self.values[:, :, :, held] = self.values[:, rows, :, held]
+            used = slice(0, self.length)
+            self.keys[:, :, :, used] = self.keys[:, rows, :, used]
+            self.values[:, :, :, used] = self.values[:, rows, :, used]
         else:
             self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
-    def fill(self, other: "KVCache", rows: Tensor) -> None:
-        """Hold what `other` holds in its `rows` (repeats allowed), in place of anything held."""
+    def copy_from(self, other: "KVCache", rows: Tensor) -> None:
+        """Replace the content by `rows` of another cache (repeats allowed)."""
         self.length = other.length
-        held = slice(0, other.length)
-        self.keys[:, :, :, held] = other.keys[:, rows, :, held]
-        self.values[:, :, :, held] = other.values[:, rows, :, held]
+        used = slice(0, other.length)
+        self.keys[:, :, :, used] = other.keys[:, rows, :, used]
+        self.values[:, :, :, used] = other.values[:, rows, :, used]

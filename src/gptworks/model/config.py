@@ -1,7 +1,7 @@
-"""The shape of a network, and the named shapes.
+"""The shape of a network, and the presets.
 
-A ModelConfig is complete: nothing is left to be guessed. `resolve` makes one from a recipe's `[model]` table,
-hf_config.py from a Hugging Face config.json. There is no torch here.
+A ModelConfig is complete. `resolve_config` makes one from a recipe's `[model]` table, hf_config.py from a Hugging Face
+config.json. No torch here.
 """
 
 import difflib
@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from gptworks.errors import ConfigError
+from gptworks.messages import counted
 from gptworks.recipe import ModelOptions
-from gptworks.wording import counted
 
 Family = Literal["gpt2", "modern"]
 BiasPart = Literal["qkv", "proj", "mlp", "norm"]
@@ -19,12 +19,12 @@ BIAS_PARTS: tuple[BiasPart, ...] = get_args(BiasPart)
 DROPOUT_PLACES: tuple[DropoutPlace, ...] = get_args(DropoutPlace)
 
 VOCAB_MULTIPLE = 128
-"""In memory, embeddings have a multiple of this many rows: matrix products are faster."""
+"""In memory, embeddings are padded to a multiple of this many rows: matrix products are faster."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that fixes a network's parameters and what it computes. Fields as in recipe.ModelOptions."""
+    """Everything that defines a network's parameters and computation. Fields as in recipe.ModelOptions."""
 
     family: Family
     vocab_size: int
@@ -57,11 +57,11 @@ class ModelConfig:
 
     @property
     def padded_vocab(self) -> int:
-        """Rows of the embedding in memory; those from vocab_size on are zero."""
+        """Rows of the embedding in memory; rows from vocab_size on are zero."""
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
-    def drop(self, place: DropoutPlace) -> float:
-        """Drop probability at a place."""
+    def dropout_rate(self, place: DropoutPlace) -> float:
+        """Dropout probability at one of DROPOUT_PLACES."""
         return self.dropout if place in self.dropout_at else 0.0
 
 
@@ -71,15 +71,7 @@ def _gpt2(n_layer: int, n_head: int, n_embd: int, **more: Any) -> ModelOptions:
 
 
 def _modern(n_layer: int, n_head: int, n_embd: int, n_kv_head: int, n_inner: int) -> ModelOptions:
-    return ModelOptions(
-        family="modern",
-        n_layer=n_layer,
-        n_head=n_head,
-        n_embd=n_embd,
-        n_kv_head=n_kv_head,
-        n_inner=n_inner,
-        context=1024,
-    )
+    return _gpt2(n_layer, n_head, n_embd, family="modern", n_kv_head=n_kv_head, n_inner=n_inner)
 
 
 # fmt: off
@@ -89,50 +81,50 @@ PRESETS: dict[str, ModelOptions] = {
     "gpt2-medium": _gpt2(24, 16, 1024),  # 355 M
     "gpt2-large": _gpt2(36, 20, 1280),  # 774 M
     "gpt2-xl": _gpt2(48, 25, 1600),  # 1.56 B
-    # As large as their namesakes, layer by layer: what a smaller n_kv_head saves goes into a wider MLP.
+    # The same size as GPT-2 layer by layer: the parameters that a smaller n_kv_head saves widen the MLP.
     "modern-124m": _modern(12, 12, 768, 3, 2432),
     "modern-355m": _modern(24, 16, 1024, 4, 3264),
     "modern-774m": _modern(36, 20, 1280, 5, 4096),
     "modern-1.5b": _modern(48, 25, 1600, 5, 5120),
     # GluePT: fixed sinusoidal positions; OpenAI's token embedding, frozen (model.frozen_embedding = "gpt2" or
-    # "gpt2-medium"); dropout, where it acts in fine-tuning, was 0 in pretraining; PyTorch's initial weights.
+    # "gpt2-medium"); dropout 0 in pretraining, at these places in fine-tuning; PyTorch's initial weights.
     "gluept-small": _gpt2(12, 12, 768, context=256, positions="sinusoidal",
                           dropout_at=("embedding", "attention", "mlp_out")),
     "gluept-large": _gpt2(24, 16, 1024, context=256, positions="sinusoidal",
                           dropout_at=("embedding", "attention", "mlp_out")),
-    # Dalpino's GPT: no biases, exact GELU. It dropped whole tokens of the MLP's output; here single numbers.
+    # Dalpino's GPT: no biases, exact GELU. It dropped whole tokens of the MLP's output; this drops single values.
     "dalpino-124m": _gpt2(12, 12, 768, bias=("none",), activation="gelu", dropout=0.1,
                           dropout_at=("attention", "mlp_out")),
-    # GPT-alpha: GPT-2 itself, on FineWeb-Edu.
+    # GPT-alpha: exact GPT-2, trained on FineWeb-Edu.
     "gpt-alpha-124m": _gpt2(12, 12, 768),
-    # Susac's 774M, after Raschka: norm_eps 1e-6, dropout everywhere, and an output head of its own.
+    # Susac's 774M, after Raschka: norm_eps 1e-6, dropout everywhere, untied output head.
     "ivosusac-774m": _gpt2(36, 20, 1280, norm_eps=1e-6, tied=False, dropout=0.1),
-    # Algrshn's GPT on 8 GB of The Pile: 512 tokens and <|bos|>; exact GELU; in attention neither biases nor
-    # dropout of its weights.
+    # Algrshn's GPT on 8 GB of The Pile: 512 tokens and <|bos|>; exact GELU; no biases in attention, no dropout of
+    # attention weights.
     "pile-8gb": _gpt2(12, 12, 768, context=513, bias=("mlp", "norm"), activation="gelu", dropout=0.1,
                       dropout_at=("embedding", "attention_out", "mlp_out")),
 }
 # fmt: on
 
-ONLY: dict[Family, tuple[str, ...]] = {
+FAMILY_OPTIONS: dict[Family, tuple[str, ...]] = {
     "gpt2": ("bias", "activation", "positions"),
     "modern": ("n_kv_head", "rope_theta"),
 }
-"""Options that mean something in one family alone."""
+"""Options that exist in one family only."""
 
 
-def resolve(options: ModelOptions, vocab_size: int) -> ModelConfig:
-    """The complete config: given options, over the preset's, over the family's own defaults.
+def resolve_config(options: ModelOptions, vocab_size: int) -> ModelConfig:
+    """The complete config: the options override the preset, which overrides the family's defaults.
 
     Raises:
-        ConfigError: an unknown preset, or options that contradict each other.
+        ConfigError: the preset is unknown, or options contradict each other.
     """
     preset = _preset(options)
     family: Family = options.family or preset.family or "gpt2"
     names = [field.name for field in fields(ModelOptions) if field.name not in {"preset", "frozen_embedding"}]
-    given, base = _given(options, names), _given(preset, names)
+    given, base = _set_fields(options, names), _set_fields(preset, names)
     if "n_embd" in given:
-        base.pop("n_inner", None)  # these two follow from the widths, unless they are given as well
+        base.pop("n_inner", None)  # both follow from the widths unless given
     if "n_head" in given:
         base.pop("n_kv_head", None)
     _check_family(given, family, options.preset)
@@ -152,7 +144,7 @@ def resolve(options: ModelOptions, vocab_size: int) -> ModelConfig:
     return config
 
 
-def _given(options: ModelOptions, names: list[str]) -> dict[str, Any]:
+def _set_fields(options: ModelOptions, names: list[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
@@ -160,10 +152,8 @@ def _preset(options: ModelOptions) -> ModelOptions:
     name = options.preset or ("modern-124m" if options.family == "modern" else "gpt2")
     if name not in PRESETS:
         near = difflib.get_close_matches(name.lower(), PRESETS, n=1, cutoff=0.3)
-        raise ConfigError(
-            f"model.preset={name} is unknown; "
-            + (f"did you mean {near[0]}?" if near else f"known: {', '.join(PRESETS)}")
-        )
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PRESETS)}"
+        raise ConfigError(f"model.preset={name} is unknown; {hint}")
     preset = PRESETS[name]
     if options.family is not None and options.family != preset.family:
         raise ConfigError(
@@ -173,7 +163,7 @@ def _preset(options: ModelOptions) -> ModelOptions:
 
 
 def _check_family(given: dict[str, Any], family: Family, preset: str | None) -> None:
-    for owner, names in ONLY.items():
+    for owner, names in FAMILY_OPTIONS.items():
         for name in names:
             if owner != family and name in given:
                 hint = f"model.preset={preset}" if preset else f"model.family={family}"
@@ -181,16 +171,18 @@ def _check_family(given: dict[str, Any], family: Family, preset: str | None) -> 
 
 
 def biases(parts: tuple[str, ...]) -> tuple[BiasPart, ...]:
-    """The parts that `all`, `none` or a list of some mean."""
+    """The parts that `all`, `none` or a list of parts selects."""
     if len(parts) > 1 and {"all", "none"} & set(parts):
-        raise ConfigError(f"model.bias={' '.join(parts)} contradicts itself; all and none stand alone")
+        raise ConfigError(f"model.bias={' '.join(parts)} contradicts itself; give all or none alone")
     return tuple(part for part in BIAS_PARTS if part in parts or "all" in parts)
 
 
 def _divides(whole: str, n: int, part: str, k: int) -> None:
     if n % k:
-        fits = min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - k))
-        raise ConfigError(f"model.{whole}={n} is not divisible by model.{part}={k}; {part}={fits} would do")
+        nearest = min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - k))
+        raise ConfigError(
+            f"model.{whole}={n} is not divisible by model.{part}={k}; {part}={nearest} would do"
+        )
 
 
 def _check(config: ModelConfig) -> None:

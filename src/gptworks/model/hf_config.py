@@ -1,92 +1,98 @@
-"""How Hugging Face's config.json says what a ModelConfig says: GPT2Config for gpt2, Qwen3Config for modern.
+"""Translate between ModelConfig and Hugging Face's config.json: GPT2Config for gpt2, Qwen3Config for modern.
 
-What a config.json cannot say goes into it under the key "gptworks", which transformers keeps and ignores.
+Fields that config.json has no key for go under the key "gptworks", which transformers keeps and ignores.
 """
 
+import json
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from gptworks.errors import CheckpointError
 from gptworks.model.config import BIAS_PARTS, DROPOUT_PLACES, ModelConfig
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a model folder's file.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error!s:.200}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} cannot be read: it is not a JSON object")
+    return value
+
+
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The config.json of a model folder, but for the ids of its tokenizer."""
-    said = _to_gpt2(config) if config.family == "gpt2" else _to_qwen3(config)
-    heard = from_hf(said)
-    unsaid = {
+    """The config.json of a model folder, without the ids of its tokenizer."""
+    hf = _to_gpt2(config) if config.family == "gpt2" else _to_qwen3(config)
+    parsed = from_hf(hf)
+    extra = {
         field.name: list(value) if isinstance(value := getattr(config, field.name), tuple) else value
         for field in fields(config)
-        if getattr(config, field.name) != getattr(heard, field.name)
+        if getattr(config, field.name) != getattr(parsed, field.name)
     }
-    return said | ({"gptworks": unsaid} if unsaid else {})
+    return hf | ({"gptworks": extra} if extra else {})
 
 
-def from_hf(said: dict[str, Any]) -> ModelConfig:
-    """What a config.json describes.
+def from_hf(hf: dict[str, Any]) -> ModelConfig:
+    """The shape that a config.json describes.
 
     Raises:
         CheckpointError: another architecture, or a variant that is not implemented here.
     """
-    kind = said.get("model_type")
+    model_type = hf.get("model_type")
     readers = {"gpt2": _from_gpt2, "qwen3": _from_qwen3}
-    if not isinstance(kind, str) or kind not in readers:
+    if not isinstance(model_type, str) or model_type not in readers:
         raise CheckpointError(
-            f"config.json says model_type={kind!s:.80}; gptworks reads gpt2 and qwen3 (its modern family)"
+            f"config.json has model_type={model_type!s:.80}; gptworks reads gpt2 and qwen3 (its modern family)"
         )
-    unsaid = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in (said.get("gptworks") or {}).items()
-    }
     try:
-        return _sane(replace(readers[kind](said), **unsaid))
+        extra = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in (hf.get("gptworks") or {}).items()
+        }
+        return _checked(replace(readers[model_type](hf), **extra))
     except KeyError as error:
-        raise CheckpointError(f"config.json does not say {error.args[0]}") from None
-    except (TypeError, AttributeError, ArithmeticError) as error:
-        raise CheckpointError(f"config.json cannot be understood: {error!s:.200}") from None
+        raise CheckpointError(f"config.json has no {error.args[0]}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"config.json has a value of the wrong type: {error!s:.200}") from None
 
 
-LARGEST = {
-    "n_layer": 4096,
-    "n_head": 2**16,
-    "n_kv_head": 2**16,
-    "head_dim": 2**16,
-    "n_embd": 2**20,
-    "n_inner": 2**24,
-}
-LARGEST |= {"context": 2**24, "vocab_size": 2**24}
-"""Sizes beyond any network there is. A config.json may be a stranger's, and what it says is built."""
+MAX_SIZES = {"n_layer": 4096, "n_head": 2**16, "n_kv_head": 2**16, "head_dim": 2**16, "n_embd": 2**20}
+MAX_SIZES |= {"n_inner": 2**24, "context": 2**24, "vocab_size": 2**24}
+"""Far above any real network. A config.json may come from a stranger, and we allocate what it asks for."""
 
 
-def _sane(config: ModelConfig) -> ModelConfig:
-    for name, most in LARGEST.items():
-        value = getattr(config, name)
-        if type(value) is not int or not 1 <= value <= most:
-            raise CheckpointError(f"config.json says {name}={value!r:.40}, which no network has")
-    numbers = {name: getattr(config, name) for name in ("dropout", "norm_eps", "rope_theta", "init_std")}
-    for name, value in numbers.items():
-        if type(value) not in {int, float} or not 0 <= value < (1 if name == "dropout" else float("inf")):
-            raise CheckpointError(f"config.json says {name}={value!r:.40}, which no network has")
-    kinds = {name: get_args(get_type_hints(ModelConfig)[name]) for name in ("activation", "positions")}
-    if odd := [name for name, known in kinds.items() if getattr(config, name) not in known]:
-        raise CheckpointError(
-            f"config.json says {odd[0]}={getattr(config, odd[0])!r:.40}, which is not known"
-        )
-    if not set(config.bias) <= set(BIAS_PARTS) or not set(config.dropout_at) <= set(DROPOUT_PLACES):
-        raise CheckpointError("config.json says bias or dropout in places that no network has")
-    if config.n_head % config.n_kv_head or (
-        config.family == "gpt2" and config.n_embd != config.n_head * config.head_dim
-    ):
-        raise CheckpointError("config.json says numbers of heads that do not divide its widths")
-    if any(type(getattr(config, name)) is not bool for name in ("tied", "zero_init", "frozen_embedding")):
-        raise CheckpointError("config.json says neither yes nor no where it must")
+def _checked(config: ModelConfig) -> ModelConfig:
+    for name, value in vars(config).items():
+        if not _is_valid(name, value):
+            raise CheckpointError(f"config.json has {name}={value!r:.40}, which is not a valid value")
+    other_width = config.family == "gpt2" and config.n_embd != config.n_head * config.head_dim
+    if config.n_head % config.n_kv_head or other_width:
+        raise CheckpointError("config.json has head counts that do not divide its widths")
     return config
 
 
-def _refuse(said: dict[str, Any], *wanted: tuple[str, Any]) -> None:
-    for name, value in wanted:
-        if said.get(name, value) != value:
-            raise CheckpointError(f"config.json says {name}={said[name]!s:.80}, which is not supported")
+def _is_valid(name: str, value: Any) -> bool:
+    if name in MAX_SIZES:
+        return type(value) is int and 1 <= value <= MAX_SIZES[name]
+    if name in {"dropout", "norm_eps", "rope_theta", "init_std"}:
+        return type(value) in {int, float} and 0 <= value < (1 if name == "dropout" else float("inf"))
+    if name in {"bias", "dropout_at"}:
+        return set(value) <= set(BIAS_PARTS if name == "bias" else DROPOUT_PLACES)
+    choices = get_args(get_type_hints(ModelConfig)[name])  # of a Literal; none for a bool
+    return value in choices if choices else type(value) is bool
+
+
+def _require(hf: dict[str, Any], **wanted: Any) -> None:
+    for name, value in wanted.items():
+        if hf.get(name, value) != value:
+            raise CheckpointError(f"config.json has {name}={hf[name]!s:.80}, which is not supported")
 
 
 GELUS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
@@ -103,9 +109,9 @@ def _to_gpt2(config: ModelConfig) -> dict[str, Any]:
         "n_head": config.n_head,
         "n_inner": config.n_inner,
         "activation_function": "gelu" if config.activation == "gelu" else "gelu_new",
-        "embd_pdrop": config.drop("embedding"),
-        "attn_pdrop": config.drop("attention"),
-        "resid_pdrop": min(config.drop("attention_out"), config.drop("mlp_out")),
+        "embd_pdrop": config.dropout_rate("embedding"),
+        "attn_pdrop": config.dropout_rate("attention"),
+        "resid_pdrop": min(config.dropout_rate("attention_out"), config.dropout_rate("mlp_out")),
         "layer_norm_epsilon": config.norm_eps,
         "initializer_range": config.init_std,
         "tie_word_embeddings": config.tied,
@@ -113,41 +119,36 @@ def _to_gpt2(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _from_gpt2(said: dict[str, Any]) -> ModelConfig:
-    _refuse(
-        said,
-        ("scale_attn_weights", True),
-        ("scale_attn_by_inverse_layer_idx", False),
-        ("add_cross_attention", False),
-    )
-    activation = said.get("activation_function", "gelu_new")
+def _from_gpt2(hf: dict[str, Any]) -> ModelConfig:
+    _require(hf, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+    activation = hf.get("activation_function", "gelu_new")
     if activation not in GELUS:
         raise CheckpointError(
-            f"config.json says activation_function={activation!s:.80}; supported are {', '.join(GELUS)}"
+            f"config.json has activation_function={activation!s:.80}; supported are {', '.join(GELUS)}"
         )
-    rates = {  # absent means GPT-2's 0.1
-        "embedding": said.get("embd_pdrop", 0.1),
-        "attention": said.get("attn_pdrop", 0.1),
-        "attention_out": said.get("resid_pdrop", 0.1),
-        "mlp_out": said.get("resid_pdrop", 0.1),
+    rates = {  # GPT2Config's default is 0.1
+        "embedding": hf.get("embd_pdrop", 0.1),
+        "attention": hf.get("attn_pdrop", 0.1),
+        "attention_out": hf.get("resid_pdrop", 0.1),
+        "mlp_out": hf.get("resid_pdrop", 0.1),
     }
-    n_embd, n_head = said["n_embd"], said["n_head"]
+    n_embd, n_head = hf["n_embd"], hf["n_head"]
     return ModelConfig(
         family="gpt2",
-        vocab_size=said["vocab_size"],
-        context=said.get("n_positions") or said["n_ctx"],
-        n_layer=said["n_layer"],
+        vocab_size=hf["vocab_size"],
+        context=hf.get("n_positions") or hf["n_ctx"],
+        n_layer=hf["n_layer"],
         n_head=n_head,
         n_kv_head=n_head,
         n_embd=n_embd,
-        n_inner=said.get("n_inner") or 4 * n_embd,
+        n_inner=hf.get("n_inner") or 4 * n_embd,
         head_dim=n_embd // n_head,
         dropout=max(rates.values()),
         dropout_at=tuple(p for p in DROPOUT_PLACES if rates[p]) or DROPOUT_PLACES,
-        norm_eps=said.get("layer_norm_epsilon", 1e-5),
+        norm_eps=hf.get("layer_norm_epsilon", 1e-5),
         activation="gelu" if GELUS[activation] == "gelu" else "gelu_tanh",
-        tied=said.get("tie_word_embeddings", True),
-        init_std=said.get("initializer_range", 0.02),
+        tied=hf.get("tie_word_embeddings", True),
+        init_std=hf.get("initializer_range", 0.02),
     )
 
 
@@ -165,11 +166,11 @@ def _to_qwen3(config: ModelConfig) -> dict[str, Any]:
         "intermediate_size": config.n_inner,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
-        # transformers 5 reads the first, 4 the second; each keeps and ignores the other
+        # transformers 5 reads the first, transformers 4 the second; each ignores the other
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "rope_theta": config.rope_theta,
         "attention_bias": False,
-        "attention_dropout": config.drop("attention"),
+        "attention_dropout": config.dropout_rate("attention"),
         "use_sliding_window": False,
         "initializer_range": config.init_std,
         "tie_word_embeddings": config.tied,
@@ -177,32 +178,32 @@ def _to_qwen3(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _from_qwen3(said: dict[str, Any]) -> ModelConfig:
-    _refuse(said, ("attention_bias", False), ("use_sliding_window", False), ("hidden_act", "silu"))
-    rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
+def _from_qwen3(hf: dict[str, Any]) -> ModelConfig:
+    _require(hf, attention_bias=False, use_sliding_window=False, hidden_act="silu")
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type != "default":
         raise CheckpointError(
-            f"config.json says rope_type={kind!s:.80}; only default rotary positions are supported"
+            f"config.json has rope_type={rope_type!s:.80}; only default rotary positions are supported"
         )
-    dropout = said.get("attention_dropout", 0.0)
+    dropout = hf.get("attention_dropout", 0.0)
     return ModelConfig(
         family="modern",
-        vocab_size=said["vocab_size"],
-        context=said["max_position_embeddings"],
-        n_layer=said["num_hidden_layers"],
-        n_head=said["num_attention_heads"],
-        n_kv_head=said.get("num_key_value_heads") or said["num_attention_heads"],
-        n_embd=said["hidden_size"],
-        n_inner=said["intermediate_size"],
-        head_dim=said.get("head_dim") or said["hidden_size"] // said["num_attention_heads"],
+        vocab_size=hf["vocab_size"],
+        context=hf["max_position_embeddings"],
+        n_layer=hf["num_hidden_layers"],
+        n_head=hf["num_attention_heads"],
+        n_kv_head=hf.get("num_key_value_heads") or hf["num_attention_heads"],
+        n_embd=hf["hidden_size"],
+        n_inner=hf["intermediate_size"],
+        head_dim=hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
         dropout=dropout,
         dropout_at=("attention",) if dropout else DROPOUT_PLACES,
         bias=(),
-        norm_eps=said.get("rms_norm_eps", 1e-6),
+        norm_eps=hf.get("rms_norm_eps", 1e-6),
         activation="silu",
         positions="rotary",
-        tied=said.get("tie_word_embeddings", False),
-        rope_theta=rope.get("rope_theta", said.get("rope_theta", 10000.0)),
-        init_std=said.get("initializer_range", 0.02),
+        tied=hf.get("tie_word_embeddings", False),
+        rope_theta=rope.get("rope_theta", hf.get("rope_theta", 10000.0)),
+        init_std=hf.get("initializer_range", 0.02),
     )

@@ -1,4 +1,4 @@
-"""The linear layer of every network here: PyTorch's, and while generating one that reads its weights at full speed."""
+"""The linear layer of every network here: PyTorch's, except for a few rows at a time, as in generation on a CPU."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,12 +8,12 @@ from gptworks.model import native
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., k) x, (n, k) weight -> (..., n) x W' + bias."""
-    y = native.few_rows(x, weight, bias)
+    y = native.small_batch_matmul(x, weight, bias)
     return F.linear(x, weight, bias) if y is None else y
 
 
 class Linear(nn.Linear):
-    """torch.nn.Linear, which spends a token's time on reading the weights and little else."""
+    """torch.nn.Linear that generates tokens at the speed of reading its weights."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""

@@ -1,12 +1,11 @@
-"""Cross-entropy of a linear head, without ever holding a step's logits.
+"""Cross-entropy of a linear head that never holds all logits of a step.
 
-The head's logits are the largest tensor of a language model by far (a GPT-2 micro-batch of 16 x 1024 tokens
-has 3.3 GB of them). Here they exist for a chunk of tokens at a time: forward turns a chunk into its loss and
-at once into its share of both gradients, backward only scales these. The idea is Liger Kernel's (Hsu et al.
-2024, "Liger Kernel: Efficient Triton Kernels for LLM Training", section 3.2); the same in PyTorch runs
-everywhere.
+The logits are by far the largest tensor of a language model: 3.3 GB for a GPT-2 micro-batch of 16 x 1024 tokens. Here
+they exist for one chunk of tokens at a time. The forward pass computes a chunk's loss and its part of both gradients;
+the backward pass only scales them. The idea is Liger Kernel's (Hsu et al. 2024, "Liger Kernel: Efficient Triton Kernels
+for LLM Training", section 3.2); in PyTorch it runs everywhere.
 
-Shapes: N tokens, C width, V vocabulary with padding, n tokens in a chunk.
+Shapes: N tokens, C n_embd, V vocabulary with padding, n tokens in a chunk.
 """
 
 from typing import Any
@@ -15,22 +14,19 @@ import torch
 from torch import Tensor
 
 from gptworks.model import native
-
-IGNORE = -100
-"""Target that is not learned, as in PyTorch and transformers."""
+from gptworks.text.vocabulary import IGNORE
 
 CHUNK_BYTES = {"cpu": 1 << 27, "cuda": 3 << 28}
-"""How much memory a chunk's logits may take."""
+"""Memory for a chunk's logits, by device type."""
 
 
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, chunk: int | None = None
 ) -> Tensor:
-    """Cross-entropy in nats of (N, C) hidden states read by a (V, C) head, summed over targets but IGNORE.
+    """Cross-entropy in nats of (N, C) hidden states under a (V, C) head, summed over (N,) targets other than IGNORE.
 
-    Ids from `vocab_size` on are padding and get no probability. `chunk` is how many tokens are done at a
-    time; None chooses. Products are taken in autocast's dtype if it is on, else in the tensors' own; sums in
-    float32.
+    Ids from `vocab_size` on are padding and get no probability. `chunk` is in tokens; None derives it from CHUNK_BYTES.
+    Products use autocast's dtype if it is on, else the tensors' own; sums use float32.
     """
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
@@ -47,19 +43,18 @@ def linear_cross_entropy(
 
 
 def chunk_tokens(padded_vocab: int, dtype: torch.dtype, device: str) -> int:
-    """How many tokens are done at a time."""
-    return max(
-        64, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (bytes_per_logit(dtype, device) * padded_vocab)
-    )
+    """Tokens per chunk."""
+    available = CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"])
+    return max(64, available // (bytes_per_logit(dtype, device) * padded_vocab))
 
 
 def bytes_per_logit(dtype: torch.dtype, device: str) -> int:
-    """What a chunk holds for each logit: the product, and a float32 score beside it where that is another tensor."""
+    """Bytes per logit of a chunk: the product, and a float32 copy of it unless the product itself will do."""
     return dtype.itemsize if dtype.itemsize >= 4 or _compiled(dtype, device) else dtype.itemsize + 4
 
 
 class _Chunks:
-    """Losses and gradients of one chunk of tokens after another, in the same memory."""
+    """Computes one chunk of tokens after another in the same buffers."""
 
     def __init__(self, weight: Tensor, vocab_size: int, size: int) -> None:
         self.weight, self.vocab_size, self.size = weight, vocab_size, size
@@ -71,7 +66,7 @@ class _Chunks:
     def nats(self, hidden: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
         """(n, C) hidden states in the weight's dtype, (n,) targets -> their summed loss.
 
-        With `gradient`, `products` then holds the loss's (n, V) by the logits, right where targets are learned.
+        With `gradient`, `products` then holds the (n, V) gradient of the logits. Rows of ignored targets are undefined.
         """
         n = len(hidden)
         logits = torch.mm(hidden, self.weight.T, out=self.products[:n])
@@ -91,24 +86,24 @@ class _Chunks:
         return total
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """The summed loss alone."""
-        chunks = zip(hidden.split(self.size), targets.split(self.size), strict=True)
-        nats = [self.nats(h.to(self.weight.dtype), t, gradient=False) for h, t in chunks]
+        """The summed loss, without gradients."""
+        pairs = zip(hidden.split(self.size), targets.split(self.size), strict=True)
+        nats = [self.nats(h.to(self.weight.dtype), t, gradient=False) for h, t in pairs]
         return torch.stack(nats).sum() if nats else _zero(self.scores)
 
 
 def _compiled(dtype: torch.dtype, device: str) -> bool:
-    """Whether logits are turned into losses and gradients by native.c."""
+    """Whether native.c computes losses and gradients from the logits."""
     return dtype == torch.bfloat16 and device == "cpu" and native.kernels() is not None
 
 
 def _zero(scores: Tensor) -> Tensor:
-    """To sum losses in: float32 at least."""
+    """A zero to sum losses in, at least float32."""
     return scores.new_zeros((), dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 def _nats(log_probs: Tensor, targets: Tensor) -> Tensor:
-    """Sum of -log p(target) over the targets that are learned."""
+    """Sum of -log p(target) over the targets that are not IGNORE."""
     chosen = log_probs.gather(1, targets.clamp(min=0)[:, None])[:, 0]
     return -torch.where(targets == IGNORE, 0.0, chosen).sum()
 
@@ -125,11 +120,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             h, t = hidden[part].to(head.dtype), targets[part]
             total += chunks.nats(h, t, gradient=True)
             grad = chunks.products[: len(h)]
-            learned = (t != IGNORE)[:, None].to(head.dtype)  # masks (n, C): cheaper than masking grad
+            mask = (t != IGNORE)[:, None].to(head.dtype)  # masks (n, C), which is cheaper than masking grad
             if grad_hidden is not None:
-                grad_hidden[part] = (grad @ head) * learned
+                grad_hidden[part] = (grad @ head) * mask
             if grad_weight is not None:
-                _add_product(grad_weight, grad.T, h * learned)
+                _add_product(grad_weight, grad.T, h * mask)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total
 

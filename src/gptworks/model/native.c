@@ -1,5 +1,5 @@
-/* Loops that PyTorch has only in several passes over memory. native.py compiles and calls them, and each has a
-   plain twin in PyTorch that a test compares it with. Rows are shared among PyTorch's own OpenMP threads. */
+/* Kernels for which PyTorch needs several passes over memory. native.py compiles and calls them; a test compares each
+   with plain PyTorch. Rows are divided among PyTorch's OpenMP threads. */
 
 #include <stdint.h>
 #include <string.h>
@@ -29,8 +29,8 @@ static inline uint16_t narrow(float x)
     return x == x ? (uint16_t)rounded : 0x7fc0;
 }
 
-/* e^x to about 2 units in the last place for x <= 0; what would be denormal is 1e-38. NaN stays NaN.
-   Cody and Waite's reduction to |r| <= ln2 / 2, then a polynomial; branch-free, so that it becomes vectors. */
+/* e^x to about 2 units in the last place for x <= 0; at least 1e-38, never denormal. NaN stays NaN.
+   Cody and Waite's reduction to |r| <= ln2 / 2, then a polynomial; branch-free, so that compilers vectorize it. */
 static inline float exponential(float x)
 {
     x = x < -87.0f ? -87.0f : x;
@@ -52,9 +52,9 @@ static inline float exponential(float x)
     return y * power;
 }
 
-/* (rows, width) bfloat16 logits, of which the first `vocab` of a row are words. nats[i] = -log p(target), or 0 where
-   the target is negative: not learned. With `gradient`, logits are overwritten by d nats / d logits, zero beyond
-   `vocab` and in rows that are not learned. A row stays in the core's cache through its passes. */
+/* (rows, width) bfloat16 logits; ids from `vocab` on are padding. nats[i] = -log p(target), or 0 if the target is
+   negative (ignored). With `gradient`, logits are overwritten by d nats / d logits, zero from `vocab` on and in ignored
+   rows. A row stays in the core's cache through its passes. */
 void cross_entropy(uint16_t *logits, const int64_t *targets, float *nats, int64_t rows, int64_t width, int64_t vocab,
                    int64_t gradient)
 {
@@ -63,7 +63,7 @@ void cross_entropy(uint16_t *logits, const int64_t *targets, float *nats, int64_
         uint16_t *row = logits + i * width;
         int64_t target = targets[i];
         if (target < 0 || target >= vocab) {
-            nats[i] = target < 0 ? 0.0f : __builtin_inff(); /* padding has no probability */
+            nats[i] = target < 0 ? 0.0f : __builtin_inff(); /* padding has probability 0 */
             if (gradient)
                 memset(row, 0, (size_t)width * 2);
             continue;
@@ -119,18 +119,18 @@ void gelu_backward(const uint16_t *grad, const uint16_t *x, uint16_t *out, int64
     }
 }
 
-/* The backward pass of causal attention in bfloat16 on CPUs with AMX, which PyTorch's own takes at a tenth of the
-   hardware's speed. Dao 2023, "FlashAttention-2", algorithm 2: the scores are computed again in blocks of 64 keys by 64
-   queries. Everything is transposed, keys by queries, so that probabilities come out as the next products want them.
+/* The backward pass of causal attention in bfloat16 on CPUs with AMX, where PyTorch reaches a tenth of the hardware's
+   speed. Dao 2023, "FlashAttention-2", algorithm 2: scores are recomputed in blocks of 64 keys by 64 queries. All blocks
+   are transposed, keys by queries, so that probabilities have the layout that the next products need.
 
-   Tiles are 16 rows of 64 bytes: A holds 16 x 32 bfloat16, C 16 x 16 float32, and B 32 x 16 bfloat16 as 16 rows of pairs:
-   two successive rows of the matrix, interleaved. */
+   AMX tiles are 16 rows of 64 bytes: A holds 16 x 32 bfloat16, C 16 x 16 float32, and B 32 x 16 bfloat16 as 16 rows of
+   pairs: two successive rows of the matrix, interleaved. */
 
 #ifdef TILES
 
 enum { BLOCK = 64, TILE = 16 };
 
-/* Tiles of 16 rows of 64 bytes; B's, and those of what is made with them, of so many columns of 4 bytes. */
+/* Tiles have 16 rows of 64 bytes; tiles of B and C have rows of `columns` times 4 bytes. */
 static inline void configure(int64_t columns)
 {
     struct {
@@ -177,13 +177,13 @@ static inline void product(const void *a, long lda, const void *b, long ldb, flo
     _tile_stored(3, c2 + 64, ldc);
 }
 
-/* Where a (B, H, T, D) tensor lies: its first value, and how far it is to the next of B, H and T. */
+/* A (B, H, T, D) tensor: its first value, and its strides in B, H and T. */
 struct tensor {
     const void *values;
     int64_t b, h, t;
 };
 
-/* One head: rows of D values, as far apart as the tensors say -> the gradients of q, k and v, rows `out` apart. */
+/* One head: rows of D values with the strides in `of` -> the gradients of q, k and v, with row stride `out`. */
 static void head(const uint16_t *q, const uint16_t *k, const uint16_t *v, const uint16_t *y, const uint16_t *dy,
                  const float *lse, const struct tensor *of, uint16_t *dq, uint16_t *dk, uint16_t *dv, long out, long T,
                  long D, float scale, char *room)
@@ -219,7 +219,7 @@ static void head(const uint16_t *q, const uint16_t *k, const uint16_t *v, const 
     }
     for (long t = T; t < P; t++) {
         delta[t] = 0.0f;
-        L[t] = 3e38f; /* of no probability */
+        L[t] = 3e38f; /* probability 0 */
     }
 
     for (long j = 0; j < blocks; j++) {
@@ -236,7 +236,7 @@ static void head(const uint16_t *q, const uint16_t *k, const uint16_t *v, const 
                 float p[2][BLOCK], g[2][BLOCK];
                 for (int h = 0; h < 2; h++) {
                     const float *s = S + (r + h) * BLOCK, *dp = G + (r + h) * BLOCK;
-                    int first = i == j ? r + h : 0; /* queries before a key do not see it */
+                    int first = i == j ? r + h : 0; /* a key is masked for earlier queries */
 #pragma omp simd
                     for (int c = 0; c < BLOCK; c++) {
                         float x = c < first ? 0.0f : exponential(s[c] * scale - l[c]);
@@ -276,7 +276,7 @@ static void head(const uint16_t *q, const uint16_t *k, const uint16_t *v, const 
             dq[t * out + d] = narrow(dQT[((t / BLOCK) * D + d) * BLOCK + t % BLOCK]);
 }
 
-/* Whether the operating system lets this process use the tiles; it must be asked once. */
+/* Ask the operating system for permission to use AMX tiles, required once per process. */
 int64_t tiles_ready(void)
 {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
@@ -284,7 +284,7 @@ int64_t tiles_ready(void)
 }
 
 /* `of`: q, k, v, y and its gradient in bfloat16, and log-sum-exp in float32. dq, dk, dv are (B, T, H, D).
-   -> 0, or 1 without memory. */
+   -> 0, or 1 if out of memory. */
 int64_t attention_backward(const struct tensor *of, uint16_t *dq, uint16_t *dk, uint16_t *dv, int64_t B, int64_t T,
                            int64_t H, int64_t D)
 {
@@ -317,10 +317,10 @@ int64_t attention_backward(const struct tensor *of, uint16_t *dq, uint16_t *dk, 
     return failed;
 }
 
-/* Few rows times a matrix, as in generation: what takes the time is to read the matrix, once, as it lies. So its rows
-   are A, and x, transposed, is B: the four bytes of a column are two bfloat16, or four int8. */
+/* A few rows times a matrix, as in generation. Reading the matrix dominates the time, so it is read once, in memory
+   order: its rows are A, and x transposed is B, where the four bytes of a column are two bfloat16 or four int8. */
 
-/* 32 successive values of each of m rows -> 16 rows of B, which lie `apart`. */
+/* 32 successive values of each of m rows -> 16 rows of B with stride `apart`. */
 static void halves(const uint16_t *x, int64_t m, int64_t k, char *to, int64_t apart)
 {
     for (int64_t j = 0; j < m; j++)
@@ -328,7 +328,7 @@ static void halves(const uint16_t *x, int64_t m, int64_t k, char *to, int64_t ap
             memcpy(to + i / 2 * apart + 4 * j, x + j * k + i, 4);
 }
 
-/* 64 successive values as two columns of int8 each: x = scale (first + second / 254), 16 bits of the row's largest. */
+/* 64 successive values as two int8 columns each: x = scale (first + second / 254), 16 bits relative to the row's maximum. */
 static void eights(const uint16_t *x, const float *scale, int64_t m, int64_t k, char *to, int64_t apart)
 {
     for (int64_t j = 0; j < m; j++) {
@@ -346,7 +346,7 @@ static void eights(const uint16_t *x, const float *scale, int64_t m, int64_t k, 
     }
 }
 
-/* The largest of k values, of either sign, is 127 times this; NaN, whose bits are the largest of all, is kept. */
+/* max |x| / 127 of k values; NaN, whose bits compare as the largest, stays NaN. */
 static float scale_of(const uint16_t *x, int64_t k)
 {
     uint16_t largest = 1;
@@ -356,7 +356,7 @@ static float scale_of(const uint16_t *x, int64_t k)
     return largest < 0x0080 ? 1e-30f : widen(largest) / 127.0f;
 }
 
-union sums { /* of 32 rows of a matrix with 32 columns */
+union sums { /* products of 32 rows of the matrix with 32 columns of B */
     float of_halves[32][32];
     int32_t of_eights[32][32];
 };
@@ -401,11 +401,11 @@ static inline void strip(const char *w, int64_t bytes, int both, const char *b, 
     }
 }
 
-/* y (m, n) = x (m, k) times the transpose of (n, k) w, plus n biases if there are any. w is bfloat16, or int8 where
-   there are `scales` for its rows; all else is bfloat16. n is a multiple of 16; rows of w are of 64 bytes, or several.
-   -> 0, or 1 without memory. */
-int64_t few_rows(const uint16_t *x, const char *w, const float *scales, const uint16_t *bias, uint16_t *y, int64_t m,
-                 int64_t n, int64_t k)
+/* y (m, n) = x (m, k) times the transpose of (n, k) w, plus n biases unless `bias` is NULL. w is int8 if its rows have
+   `scales`, else bfloat16; everything else is bfloat16. n is a multiple of 16; a row of w is a multiple of 64 bytes.
+   -> 0, or 1 if out of memory. */
+int64_t small_batch_matmul(const uint16_t *x, const char *w, const float *scales, const uint16_t *bias, uint16_t *y,
+                           int64_t m, int64_t n, int64_t k)
 {
     int64_t each = scales ? 2 : 1, columns = m * each, bytes = scales ? k : 2 * k;
     int64_t width = columns < TILE ? columns : (columns + TILE - 1) / TILE * TILE, apart = 4 * width;

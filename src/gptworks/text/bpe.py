@@ -1,8 +1,8 @@
-"""Training a byte-level BPE tokenizer on text, reading each text once and holding none of it.
+"""Train a byte-level BPE tokenizer on a stream of texts, in one pass and without keeping them in memory.
 
-The merges are those of the `tokenizers` trainer: the most frequent pair first, ties by the order of ids
-(Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units", on bytes). gigatoken
-finds the same merges in a ninth of the CPU time, for GPT-2's split pattern alone; a test compares them.
+The merges are those of the `tokenizers` trainer: the most frequent pair first, ties in the order of ids (Sennrich et
+al. 2016, "Neural Machine Translation of Rare Words with Subword Units", on bytes). gigatoken finds the same merges in a
+ninth of the CPU time, but only with GPT-2's split pattern; a test compares the two.
 """
 
 import base64
@@ -20,31 +20,33 @@ from pathlib import Path
 from gptworks.errors import ConfigError, DataError, ResourceError
 from gptworks.recipe import BpeOptions
 from gptworks.text import fast_bpe
-from gptworks.text.bytelevel import BYTE_ORDER, PATTERNS, token_bytes
+from gptworks.text.bytelevel import BYTE_ORDER, PATTERNS, unicode_to_bytes
 from gptworks.text.tokenizer import Tokenizer, clean
 from gptworks.text.vocabulary import Vocabulary
 
 Progress = Callable[[int], None]
 
-TELL_EVERY = 1_000_000
+PROGRESS_BYTES = 1_000_000
 """Bytes between two calls of `progress`."""
-PIECE = 1 << 16
-"""Characters given to a trainer at once: `tokenizers` keeps 256 texts, at many bytes a character."""
-_CUT = re.compile(r"[A-Za-z](?=\n)")  # no split pattern of ours joins a letter and the line end after it
+CHUNK_CHARS = 1 << 16
+"""Characters passed to a trainer at once: `tokenizers` buffers 256 texts, at many bytes per character."""
+_SPLIT_POINT = re.compile(
+    r"[A-Za-z](?=\n)"
+)  # no split pattern of ours joins a letter and a following newline
 
 
 def train(texts: Iterable[str], options: BpeOptions, progress: Progress | None = None) -> Tokenizer:
-    """A tokenizer trained on texts; `progress` hears how many bytes have been read.
+    """Train a tokenizer on texts; `progress` is called with the number of bytes read.
 
-    Its vocabulary is smaller than asked for when the text has no more pairs to merge.
+    The vocabulary is smaller than requested if the text has too few pairs to merge.
 
     Raises:
-        ConfigError: the vocabulary has no room for bytes, special tokens and one merge.
+        ConfigError: the vocabulary has no room for the bytes, the special tokens and one merge.
         DataError: there is no text.
     """
     check(options)
     fast = options.pattern == "gpt2" and find_spec("gigatoken") is not None
-    read = _read(texts, options.max_bytes, progress or _ignore)
+    read = _read(texts, options.max_bytes, progress or (lambda _: None))
     first = next(read, None)
     if first is None:
         raise DataError("no text to train a tokenizer on")
@@ -55,42 +57,41 @@ def train(texts: Iterable[str], options: BpeOptions, progress: Progress | None =
     vocabulary = Vocabulary(ids, tuple(merges), (PATTERNS[options.pattern],))
     vocabulary = vocabulary.with_specials(options.special_tokens)
     eos = options.special_tokens[0] if options.special_tokens else None
-    return Tokenizer.of(vocabulary, {"eos_token": eos})
+    return Tokenizer.from_vocabulary(vocabulary, {"eos_token": eos})
 
 
 def check(options: BpeOptions) -> None:
-    """Refuse what no training could give."""
+    """Refuse options that no training can satisfy."""
     names = options.special_tokens
     if len(set(names)) != len(names) or "" in names:
-        raise ConfigError(f"bpe.special_tokens={list(names)} names a token twice, or an empty one")
+        raise ConfigError(f"bpe.special_tokens={list(names)} has a duplicate or empty name")
     least = 256 + len(names) + 1
     if options.vocab_size < least:
         raise ConfigError(
-            f"bpe.vocab_size={options.vocab_size} has no room for 256 bytes, "
-            f"{len(names)} special tokens and a merge; give at least {least}"
+            f"bpe.vocab_size={options.vocab_size} has no room for 256 bytes, {len(names)} special tokens and one "
+            f"merge; use at least {least}"
         )
 
 
 def by_tokenizers(texts: Iterable[str], n_tokens: int, pattern: str) -> fast_bpe.Merges:
-    """Merges of the reference trainer, on all cores."""
-    from tokenizers import Tokenizer as Engine  # here: training alone needs it
+    """Merges from the reference trainer, on all cores."""
+    from tokenizers import Tokenizer as Engine  # imported here because only training needs it
     from tokenizers import models, pre_tokenizers, trainers
 
-    nothing = Vocabulary({bytes([byte]): id for id, byte in enumerate(BYTE_ORDER)}, (), (PATTERNS[pattern],))
-    engine = Engine.from_str(json.dumps(nothing.tokenizer_json()))
+    untrained = Vocabulary(
+        {bytes([byte]): id for id, byte in enumerate(BYTE_ORDER)}, (), (PATTERNS[pattern],)
+    )
+    engine = Engine.from_str(json.dumps(untrained.tokenizer_json()))
     engine.model = models.BPE()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=n_tokens, initial_alphabet=alphabet, show_progress=False)
-    engine.train_from_iterator(chain.from_iterable(map(_pieces, texts)), trainer)
+    engine.train_from_iterator(chain.from_iterable(map(_chunks, texts)), trainer)
     rules = json.loads(engine.to_str())["model"]["merges"]
-    return [(token_bytes(left) or b"", token_bytes(right) or b"") for left, right in rules]
+    return [(unicode_to_bytes(left) or b"", unicode_to_bytes(right) or b"") for left, right in rules]
 
 
 def by_gigatoken(texts: Iterable[str], n_tokens: int, pattern: str) -> fast_bpe.Merges:
-    """The same merges from gigatoken, which reads the texts from a file.
-
-    It prints as it goes, so it works in a process of its own, whose memory goes with it.
-    """
+    """The same merges from gigatoken, which reads the texts from a file in a separate process (fast_bpe.py)."""
     assert pattern == "gpt2"
     with tempfile.TemporaryDirectory(prefix="gptworks-") as folder:
         corpus, result = Path(folder, "corpus"), Path(folder, "merges")
@@ -108,40 +109,37 @@ def by_gigatoken(texts: Iterable[str], n_tokens: int, pattern: str) -> fast_bpe.
 def _spool(texts: Iterable[str], corpus: Path) -> None:
     try:
         with corpus.open("wb") as file:
-            file.writelines(piece.encode() + fast_bpe.BETWEEN for text in texts for piece in _pieces(text))
+            file.writelines(chunk.encode() + fast_bpe.SEPARATOR for text in texts for chunk in _chunks(text))
     except OSError as error:
         if error.errno != ENOSPC:
             raise
-        advice = "training copies the text there; set TMPDIR or lower bpe.max_bytes"
-        raise ResourceError(f"{corpus.parent} is full: {advice}") from None
+        raise ResourceError(
+            f"{corpus.parent} is full: training writes a copy of the text there; set TMPDIR or lower bpe.max_bytes"
+        ) from None
 
 
 def _read(texts: Iterable[str], max_bytes: int, progress: Progress) -> Iterator[str]:
-    """The texts that have something in them, up to max_bytes in all."""
-    n_bytes = told = 0
+    """The non-empty texts, up to max_bytes in total."""
+    n_bytes = reported = 0
     for text in texts:
         data = clean(text).encode()[: max_bytes - n_bytes]
         if data:
             n_bytes += len(data)
-            if n_bytes - told > TELL_EVERY:
-                told = n_bytes
+            if n_bytes - reported > PROGRESS_BYTES:
+                reported = n_bytes
                 progress(n_bytes)
-            yield data.decode(errors="ignore")  # the last one may end inside a character
+            yield data.decode(errors="ignore")  # the last text may be cut inside a character
         if n_bytes >= max_bytes:
             return
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """A text cut at line ends where no token could cross."""
+def _chunks(text: str) -> Iterator[str]:
+    """Cut a text at line ends that no token can cross."""
     start = 0
-    while len(text) - start > PIECE:
-        cut = _CUT.search(text, start + PIECE)
-        if cut is None:
+    while len(text) - start > CHUNK_CHARS:
+        match = _SPLIT_POINT.search(text, start + CHUNK_CHARS)
+        if match is None:
             break
-        yield text[start : cut.end()]
-        start = cut.end()
+        yield text[start : match.end()]
+        start = match.end()
     yield text[start:]
-
-
-def _ignore(_: int) -> None:
-    """Progress that nobody watches."""

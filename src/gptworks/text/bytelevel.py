@@ -1,7 +1,7 @@
-"""How byte-level BPE looks on disk, and the split patterns it starts from.
+"""How byte-level BPE writes tokens on disk, and the regular expressions that split text before merging.
 
-GPT-2 writes a token's bytes as visible characters, one a byte: printable ones stand for themselves, the
-others are moved up from U+0100 (so a space is `Ġ`). Radford et al. 2019, "Language Models are Unsupervised
+GPT-2 writes each byte of a token as one visible character: printable bytes as themselves, the others as the characters
+from U+0100 on, so a space is `Ġ`. Radford et al. 2019, "Language Models are Unsupervised
 Multitask Learners", section 2.2, and its published encoder.py.
 """
 
@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""Contractions, words, numbers and the rest, each with the space before it."""
+"""Contractions, words, numbers and other runs, each with the space before it."""
 GPT4_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""GPT-4's (cl100k): numbers in threes, line ends apart; spelled as `tokenizers` and llama.cpp know it."""
+"""GPT-4's (cl100k): groups of up to three digits, separate line ends; spelled as in `tokenizers` and llama.cpp."""
 PATTERNS = {"gpt2": GPT2_PATTERN, "gpt4": GPT4_PATTERN}
 
 POSSESSIVE = {
@@ -24,7 +24,7 @@ POSSESSIVE = {
         r"|\s*[\r\n]|\s+(?!\S)|\s"
     ),
 }
-"""The same splits, written by tiktoken's authors so that its regex engine need not backtrack."""
+"""Equivalent patterns from tiktoken, with possessive quantifiers so that its regex engine does not backtrack."""
 
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 BYTE_ORDER = (*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE))
@@ -36,13 +36,13 @@ _BYTES = {character: byte for byte, character in _CHARACTERS.items()}
 _TO_TEXT = {byte: character for byte, character in _CHARACTERS.items() if chr(byte) != character}
 
 
-def visible(token: bytes) -> str:
-    """A token's bytes as GPT-2 writes them in files."""
+def bytes_to_unicode(token: bytes) -> str:
+    """A token's bytes in the visible characters that GPT-2's files use."""
     return token.decode("latin-1").translate(_TO_TEXT)
 
 
-def token_bytes(text: str) -> bytes | None:
-    """The bytes that GPT-2's writing stands for, or None where it is no such writing."""
+def unicode_to_bytes(text: str) -> bytes | None:
+    """The inverse of `bytes_to_unicode`; None if the text has other characters."""
     try:
         return bytes(map(_BYTES.__getitem__, text))
     except KeyError:
@@ -50,7 +50,7 @@ def token_bytes(text: str) -> bytes | None:
 
 
 def last_merge(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, ...]:
-    """The parts that BPE arrives at before it makes `token`: two, where the ranks come from merges."""
+    """The parts that BPE joins last when it builds `token`: two, if the ranks come from merges."""
     limit = ranks[token]
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
@@ -58,6 +58,6 @@ def last_merge(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, ...]:
         best = min(joined)
         if best >= limit:
             break
-        at = joined.index(best)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        index = joined.index(best)
+        parts[index : index + 2] = [parts[index] + parts[index + 1]]
     return tuple(parts)

@@ -1,9 +1,9 @@
-"""The libraries that do the encoding, checked against each other.
+"""The libraries that encode text, checked against each other.
 
-`tokenizers` defines what a tokenizer.json means, so it is the reference. On English books and one core tiktoken
-is some 5 times as fast, gigatoken some 100 times. These are trusted after giving the reference's ids on texts
-that are hard in all the ways we know; a test compares them on every character of Unicode. Each has its own
-edition of Unicode's tables, so texts with characters newer than Python's edition go to the reference anyway.
+`tokenizers` defines the meaning of a tokenizer.json, so it is the reference. On English books and one core, tiktoken is
+about 5 times as fast and gigatoken about 100 times. A fast engine is used after it returns the reference's ids for a
+list of difficult texts; a test compares them on every Unicode character. Each library has its own version of Unicode's
+tables, so texts with characters newer than Python's version are always encoded by the reference.
 """
 
 import json
@@ -18,7 +18,7 @@ from gptworks.text.bytelevel import POSSESSIVE
 from gptworks.text.vocabulary import Vocabulary
 
 Encode = Callable[[str], np.ndarray]
-"""Text without lone surrogates in, uint32 ids out, nothing special about special tokens."""
+"""Text without lone surrogates -> uint32 ids. Special tokens in the text are encoded as plain text."""
 
 HARD_TEXTS = (
     "",
@@ -43,24 +43,24 @@ HARD_TEXTS = (
         for c in (*range(0x2A0, 0x2100, 37), *range(0x2100, 0x33FF, 111), 0xA9CF, 0x16FE0)
     ),
 )
-"""What tokenizers get wrong: contractions in any case, runs of spaces, digits, combining marks, odd white
+"""Texts that tokenizers get wrong: contractions in any case, runs of spaces, digits, combining marks, unusual white
 space, characters outside the basic plane, long runs of one byte, and the spellings of special tokens."""
 
 REBUILD_AFTER = 256_000_000
-"""gigatoken 0.10 remembers every distinct word and never forgets (its issue 36): 5 bytes per byte of text
-that does not repeat. Starting afresh after so many bytes bounds that, and costs a fifth of a second."""
+"""gigatoken 0.10 caches every distinct word and never evicts any (its issue 36): 5 bytes per byte of text that does not
+repeat. Rebuilding the engine after this many bytes limits the cache, and takes a fifth of a second."""
 
 
 def by_tokenizers(vocabulary: Vocabulary) -> Encode:
-    """Encode by `tokenizers`: the reference."""
-    from tokenizers import Tokenizer  # here: decoding and `--help` do without
+    """Encode with `tokenizers`, the reference."""
+    from tokenizers import Tokenizer  # imported here because decoding and `--help` do not need it
 
     engine = Tokenizer.from_str(json.dumps(vocabulary.tokenizer_json(specials=False)))
     return lambda text: np.array(engine.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
 
 
 def by_gigatoken(vocabulary: Vocabulary) -> Encode | None:
-    """Encode by gigatoken, or None where it is not installed or does not know such a tokenizer."""
+    """Encode with gigatoken; None if it is not installed or does not support the vocabulary."""
     try:
         from gigatoken import Tokenizer
     except ImportError:
@@ -85,7 +85,7 @@ def by_gigatoken(vocabulary: Vocabulary) -> Encode | None:
 
 
 def by_tiktoken(vocabulary: Vocabulary) -> Encode | None:
-    """Encode by tiktoken, or None where its form of BPE cannot express the vocabulary."""
+    """Encode with tiktoken; None if its form of BPE cannot express the vocabulary."""
     if len(vocabulary.patterns) != 1 or vocabulary.nfc or vocabulary.always:
         return None
     ranks = vocabulary.ranks()
@@ -105,43 +105,43 @@ BUILDERS: dict[str, Callable[[Vocabulary], Encode | None]] = {
     "gigatoken": by_gigatoken,
     "tiktoken": by_tiktoken,
 }
-"""The fast ones, fastest first."""
+"""The fast engines, fastest first."""
 
 
-def fastest(vocabulary: Vocabulary, exact: Callable[[], Encode], proven: str = "") -> tuple[str, Encode]:
-    """The fastest engine that agrees with the reference, and its name; the reference itself if none does.
+def fastest(vocabulary: Vocabulary, exact: Callable[[], Encode], verified: str = "") -> tuple[str, Encode]:
+    """The name and function of the fastest engine that agrees with the reference, or of the reference itself.
 
-    The engine called `proven` needs no check: another process has made it.
+    The engine named `verified` is not checked again: another process has done that.
     """
     for name, build in BUILDERS.items():
-        fast = build(vocabulary) if proven in {"", name} else None
+        fast = build(vocabulary) if verified in {"", name} else None
         if fast is None:
             continue
-        encode = guarded(fast, exact)
-        if proven or all(np.array_equal(encode(text), exact()(text)) for text in HARD_TEXTS):
+        encode = with_fallback(fast, exact)
+        if verified or all(np.array_equal(encode(text), exact()(text)) for text in HARD_TEXTS):
             return name, encode
     return "tokenizers", exact()
 
 
-def guarded(fast: Encode, exact: Callable[[], Encode]) -> Encode:
-    """Encode by `fast`, but texts whose characters it may take for letters or not by `exact`."""
+def with_fallback(fast: Encode, exact: Callable[[], Encode]) -> Encode:
+    """Encode with `fast`, and with `exact` if a text has characters that `fast` may classify differently."""
     return lambda text: fast(text) if text.isascii() or all_known(text) else exact()(text)
 
 
 def all_known(text: str) -> bool:
-    """True when Python's edition of Unicode has every character of the text."""
+    """True if Python's version of Unicode defines every character of the text."""
     units = np.frombuffer(text.encode("utf-16-le"), dtype="<u2")
-    doubtful = units[_doubtful()[units]]
+    doubtful = units[_unassigned_or_surrogate()[units]]
     if not doubtful.size:
         return True
-    halves = (doubtful >= 0xD800) & (doubtful < 0xE000)
-    return bool(halves.all()) and all(unicodedata.category(c) != "Cn" for c in set(_ASTRAL.findall(text)))
+    surrogates = (doubtful >= 0xD800) & (doubtful < 0xE000)
+    return bool(surrogates.all()) and all(unicodedata.category(c) != "Cn" for c in set(_ASTRAL.findall(text)))
 
 
 _ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 
 
 @cache
-def _doubtful() -> np.ndarray:
-    """Which UTF-16 units stand for no character known, or for half of one."""
+def _unassigned_or_surrogate() -> np.ndarray:
+    """(65536,) whether a UTF-16 unit is an unassigned character or half of a surrogate pair."""
     return np.array([unicodedata.category(chr(unit)) in {"Cn", "Cs"} for unit in range(0x10000)])

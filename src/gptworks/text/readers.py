@@ -1,7 +1,7 @@
-"""Vocabularies out of other programs' files: tokenizer.json, vocab.json + merges.txt, tiktoken ranks.
+"""Read vocabularies from the files of other programs: tokenizer.json, vocab.json + merges.txt, tiktoken ranks.
 
-Files come from strangers. Whatever is in them, the answer is a Vocabulary or a DataError that says what is
-wrong; tokenizers that are not byte-level BPE are refused: their tokens have no bytes of their own.
+The files are untrusted. Any content results in a Vocabulary or in a DataError that names the problem. Tokenizers other
+than byte-level BPE are refused, because their tokens do not map to bytes.
 """
 
 import base64
@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from gptworks.errors import DataError
-from gptworks.text.bytelevel import GPT2_PATTERN, GPT4_PATTERN, token_bytes
+from gptworks.text.bytelevel import GPT2_PATTERN, GPT4_PATTERN, unicode_to_bytes
 from gptworks.text.vocabulary import MAX_IDS, Vocabulary, from_ranks
 
 MAX_BYTES = 256_000_000
-"""No file of a tokenizer is larger; the largest in use have 35 MB."""
+"""Limit on the size of a tokenizer's file; the largest in use have 35 MB."""
 END_OF_TEXT = "<|endoftext|>"
 
 
 def read_tokenizer_json(path: Path) -> Vocabulary:
-    """The Vocabulary of a Hugging Face tokenizer.json."""
+    """Read a Hugging Face tokenizer.json."""
     content = read_json(path)
     try:
         return _vocabulary(content)
@@ -29,7 +29,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
 
 
 def read_vocab_and_merges(vocab: Path, merges: Path) -> Vocabulary:
-    """The Vocabulary of GPT-2's two files. Entries that are neither bytes nor merges are special tokens."""
+    """Read GPT-2's two files. Entries that are neither single bytes nor merges are special tokens."""
     ids = read_json(vocab)
     lines = read_bytes(merges).decode("utf-8", errors="replace").splitlines()
     rules = [line for line in lines if line and not line.startswith("#version")]
@@ -44,7 +44,7 @@ def read_vocab_and_merges(vocab: Path, merges: Path) -> Vocabulary:
 
 
 def read_tiktoken(path: Path) -> Vocabulary:
-    """The Vocabulary of a tiktoken rank file, which names no split pattern: GPT-2's are taken to be meant."""
+    """Read a tiktoken rank file. It names no split pattern, so GPT-2's pattern is assumed."""
     ranks: dict[bytes, int] = {}
     try:
         for line in read_bytes(path).splitlines():
@@ -56,7 +56,7 @@ def read_tiktoken(path: Path) -> Vocabulary:
             f"{path} is not a tiktoken file: each line holds a token in base64 and its rank"
         ) from None
     if sorted(ranks.values()) != list(range(len(ranks))):
-        raise DataError(f"{path}: ranks are not 0, 1, 2, ... {len(ranks) - 1:,}")
+        raise DataError(f"{path}: the ranks are not 0, 1, 2, ... {len(ranks) - 1:,}")
     try:
         return from_ranks(ranks, (GPT2_PATTERN,), {END_OF_TEXT: len(ranks)})
     except DataError as error:
@@ -64,7 +64,7 @@ def read_tiktoken(path: Path) -> Vocabulary:
 
 
 def read_names(path: Path) -> dict[str, str | None]:
-    """What a tokenizer_config.json names as end and beginning of text; absent what it does not mention."""
+    """The `eos_token` and `bos_token` of a tokenizer_config.json, if it has these keys."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a JSON object")
@@ -73,38 +73,38 @@ def read_names(path: Path) -> dict[str, str | None]:
         value = content.get(key)
         value = value.get("content") if isinstance(value, dict) else value
         if not isinstance(value, str | None):
-            raise DataError(f"{path}: {key} is {type(value).__name__}, not text")
+            raise DataError(f"{path}: {key} is a {type(value).__name__}, not a string")
         if key in content:
             names[key] = value
     return names
 
 
 def read_chat_template(folder: Path) -> str | None:
-    """The chat template beside a tokenizer: chat_template.jinja, or what an older tokenizer_config.json holds."""
+    """The chat template in a folder: chat_template.jinja, or the one in an older tokenizer_config.json."""
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
         return read_bytes(file).decode("utf-8", errors="replace")
     content = read_json(config) if config.is_file() else {}
-    found = content.get("chat_template") if isinstance(content, dict) else None
-    if isinstance(found, list):  # several, by name
-        named = [one for one in found if isinstance(one, dict) and one.get("name") == "default"]
-        found = named[0].get("template") if named else None
-    return found if isinstance(found, str) else None
+    template = content.get("chat_template") if isinstance(content, dict) else None
+    if isinstance(template, list):  # several named templates
+        default = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = default[0].get("template") if default else None
+    return template if isinstance(template, str) else None
 
 
 def read_bytes(path: Path) -> bytes:
-    """A whole file of a tokenizer."""
+    """Read a file of a tokenizer, up to MAX_BYTES."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise DataError(f"{path} holds {size:,} bytes; no tokenizer is that large")
+            raise DataError(f"{path} holds {size:,} bytes; the limit for a tokenizer is {MAX_BYTES:,}")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
 
 
 def read_json(path: Path) -> Any:
-    """A whole JSON file of a tokenizer."""
+    """Read a JSON file of a tokenizer."""
     try:
         return json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
@@ -115,7 +115,8 @@ def _vocabulary(content: Any) -> Vocabulary:
     content = _object(content, "the file")
     model = _object(content.get("model"), "model")
     _check_model(model)
-    _check_decoder(content.get("decoder"))
+    if (decoder := _type(content.get("decoder"))) != "ByteLevel":
+        raise DataError(f"the decoder is {decoder!r:.40}; gptworks reads byte-level BPE only")
     ids = _ids(model.get("vocab"))
     rules = model.get("merges")
     if not isinstance(rules, list):
@@ -137,17 +138,12 @@ def _vocabulary(content: Any) -> Vocabulary:
 
 def _check_model(model: Mapping[str, Any]) -> None:
     if model.get("type", "BPE") != "BPE":
-        raise DataError(f"the model is {model.get('type')!r:.40}; gptworks reads byte-level BPE only")
+        raise DataError(f"the model type is {model.get('type')!r:.40}; gptworks reads byte-level BPE only")
     for key in ("byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise DataError(
-                f"model.{key} is {model[key]!r:.40}; gptworks reads byte-level BPE only, which has none"
+                f"model.{key} is {model[key]!r:.40}; gptworks reads byte-level BPE only, without it"
             )
-
-
-def _check_decoder(decoder: Any) -> None:
-    if _type(decoder) != "ByteLevel":
-        raise DataError(f"the decoder is {_type(decoder)!r:.40}; gptworks reads byte-level BPE only")
 
 
 def _is_nfc(normalizer: Any) -> bool:
@@ -157,18 +153,20 @@ def _is_nfc(normalizer: Any) -> bool:
         steps = normalizer.get("normalizers")
         return isinstance(steps, list) and [_is_nfc(step) for step in steps] == [True]
     if _type(normalizer) != "NFC":
-        raise DataError(f"normalizer {_type(normalizer)!r:.40} is not supported (NFC or none)")
+        raise DataError(f"normalizer {_type(normalizer)!r:.40} is not supported (only NFC or none)")
     return True
 
 
 def _patterns(node: Any) -> tuple[str, ...]:
-    """The expressions that a pre_tokenizer splits by, one after the other; it must end in ByteLevel."""
+    """The regular expressions that a pre_tokenizer splits by, in order; it must end in ByteLevel."""
     steps = list(_flat(node, depth=0))
     if not steps or _type(steps[-1]) != "ByteLevel" or any(_type(step) == "ByteLevel" for step in steps[:-1]):
         raise DataError("pre_tokenizer does not end in ByteLevel; gptworks reads byte-level BPE only")
     patterns = [_pattern(step) for step in steps[:-1]]
     if steps[-1].get("add_prefix_space"):
-        raise DataError("pre_tokenizer adds a space before every text, which decoding could not take back")
+        raise DataError(
+            "pre_tokenizer adds a space before every text, so decoding would not return the original"
+        )
     if steps[-1].get("use_regex", True) is not False:
         patterns.append(GPT2_PATTERN)
     for pattern in patterns:
@@ -192,20 +190,22 @@ def _pattern(step: Any) -> str:
     pattern = pattern.get("Regex") if isinstance(pattern, dict) else None
     if not isinstance(pattern, str):
         raise DataError(
-            f"pre_tokenizer {_type(step)!r:.40} is not supported (Split by a Regex, Digits and ByteLevel are)"
+            f"pre_tokenizer {_type(step)!r:.40} is not supported (only Split by a Regex, Digits and ByteLevel)"
         )
-    kept = (step.get("behavior"), step.get("invert", False))
-    # the known patterns match every character, so keeping only what they match keeps all
-    whole = ("Removed", True) if pattern in (GPT2_PATTERN, GPT4_PATTERN) else ("Isolated", False)
-    if kept not in (("Isolated", False), whole):
-        raise DataError(f"pre_tokenizer Split with behavior {kept[0]!r:.20} is not supported (Isolated is)")
+    behavior = (step.get("behavior"), step.get("invert", False))
+    # the known patterns match every character, so removing the rest removes nothing
+    equivalent = ("Removed", True) if pattern in (GPT2_PATTERN, GPT4_PATTERN) else ("Isolated", False)
+    if behavior not in (("Isolated", False), equivalent):
+        raise DataError(
+            f"pre_tokenizer Split with behavior {behavior[0]!r:.20} is not supported (only Isolated is)"
+        )
     return pattern
 
 
 def _check_pattern(pattern: str) -> None:
     if pattern in (GPT2_PATTERN, GPT4_PATTERN):
         return
-    from tokenizers import Regex  # only a stranger's pattern needs it
+    from tokenizers import Regex  # imported here because only unknown patterns need it
 
     try:
         Regex(pattern)
@@ -222,10 +222,10 @@ def _added_tokens(entries: Any) -> tuple[dict[str, int], dict[str, int]]:
         entry = _object(entry, "an entry of added_tokens")
         name, special = entry.get("content"), entry.get("special") is True
         if not isinstance(name, str) or not name or name in specials or name in always:
-            raise DataError(f"added token {name!r:.60} is not a text of its own")
+            raise DataError(f"added token {name!r:.60} is empty, a duplicate or not a string")
         if not special and any(entry.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
             raise DataError(
-                f"added token {name!r:.60} strips or bounds its surroundings, which is not supported"
+                f"added token {name!r:.60} sets lstrip, rstrip or single_word, which is not supported"
             )
         (specials if special else always)[name] = _id(entry.get("id"), name)
     return specials, always
@@ -237,17 +237,15 @@ def _ids(vocab: Any) -> dict[str, int]:
 
 def _id(id: Any, name: str) -> int:
     if type(id) is not int or not 0 <= id < MAX_IDS:
-        raise DataError(f"the id of token {name!r:.60} is {id!r:.40}, not a number from 0 to {MAX_IDS - 1:,}")
+        raise DataError(
+            f"the id of token {name!r:.60} is {id!r:.40}, not an integer from 0 to {MAX_IDS - 1:,}"
+        )
     return id
 
 
 def _pair(rule: Any) -> tuple[str, str]:
     parts = rule.split(" ") if isinstance(rule, str) else rule
-    if (
-        not isinstance(parts, list)
-        or len(parts) != 2
-        or not all(isinstance(part, str) and part for part in parts)
-    ):
+    if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(p, str) and p for p in parts)):
         raise DataError(f"merge {rule!r:.60} is not a pair of tokens")
     return parts[0], parts[1]
 
@@ -259,12 +257,12 @@ def _checked(
     specials: Mapping[str, int],
     **more: Any,
 ) -> Vocabulary:
-    """A Vocabulary of texts turned into bytes, once every merge and every byte is seen to be in it."""
-    in_bytes = {name: token_bytes(name) for name in ids}
+    """Convert tokens to bytes and check that all single bytes and all merges are in the vocabulary."""
+    in_bytes = {name: unicode_to_bytes(name) for name in ids}
     tokens: dict[bytes, int] = {}
     for name, token in in_bytes.items():
         if not token:
-            raise DataError(f"token {name!r:.60} is not written in byte-level BPE's characters")
+            raise DataError(f"token {name!r:.60} has characters that byte-level BPE does not use")
         tokens[token] = ids[name]
     for byte in range(256):
         if bytes([byte]) not in tokens:
@@ -274,7 +272,7 @@ def _checked(
         a, b = in_bytes.get(left), in_bytes.get(right)
         if not a or not b or a + b not in tokens:
             raise DataError(
-                f"merge {left!r:.60} + {right!r:.60} joins or makes a token that is not in the vocabulary"
+                f"merge {left!r:.60} + {right!r:.60}: a part or the result is not in the vocabulary"
             )
         merges.append((a, b))
     vocabulary = Vocabulary(tokens, tuple(merges), patterns, dict(specials), **more)
@@ -284,9 +282,9 @@ def _checked(
     return vocabulary
 
 
-def _object(value: Any, what: str) -> dict[str, Any]:
+def _object(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(f"{what} is not a JSON object")
+        raise DataError(f"{name} is not a JSON object")
     return value
 
 

@@ -1,10 +1,10 @@
-"""Chat templates: how a conversation becomes the text a model reads, in training and in generation alike.
+"""Chat templates: render a conversation as the text a model reads, identically in training and generation.
 
-A template is data: a Jinja program of `messages`, as transformers has them, kept as chat_template.jinja beside the
-tokenizer. It is run in Jinja's sandbox, for checkpoints come from strangers. One rule keeps training and generation
-from disagreeing: what is learned of a conversation is what comes after the very text that generation would start from.
+A template is a Jinja program over `messages`, as in transformers, saved as chat_template.jinja beside the tokenizer. It
+runs in Jinja's sandbox, because checkpoints are untrusted. One rule keeps training and generation consistent: the
+tokens trained on are those that follow exactly the text that generation would start from.
 
-A message has a `role`, a `content` and, from data of Alpaca's shape, an `input`.
+A message has a `role`, a `content` and, in Alpaca-style data, an `input`.
 """
 
 import json
@@ -27,57 +27,57 @@ from gptworks.text.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
 
-ADDED = {"chatml": ("<|im_start|>", "<|im_end|>")}
-"""Special tokens that a template of ours brings along."""
+SPECIAL_TOKENS = {"chatml": ("<|im_start|>", "<|im_end|>")}
+"""Special tokens that a built-in template needs."""
 
 MARK = "\ufdd0"
-"""A noncharacter of Unicode, which no text holds: set into special tokens that people spell out."""
+"""A Unicode noncharacter, inserted into special tokens that users spell out in a message."""
 
 FOLDER = Path(__file__).with_name("chat")
 
 
 @dataclass(frozen=True)
 class Message:
-    """What someone says."""
+    """One message of a conversation."""
 
     role: str
     content: str
     input: str = ""
-    """What the instruction in `content` is about."""
+    """Input for the instruction in `content` (Alpaca)."""
 
 
 def names() -> list[str]:
-    """Templates that come with gptworks."""
+    """Names of the built-in templates."""
     return sorted(file.stem for file in FOLDER.glob("*.jinja"))
 
 
-def find(wanted: str) -> str:
-    """The template of a name, in a file, or given as text.
+def find(template: str) -> str:
+    """The source of a template, given by built-in name, as a file, or as Jinja source.
 
     Raises:
-        ConfigError: there is no such template; the message lists those there are.
+        ConfigError: there is no such template; the message lists the built-in ones.
     """
-    if wanted in names():
-        return (FOLDER / f"{wanted}.jinja").read_text(encoding="utf-8")
-    if "{{" in wanted or "{%" in wanted:
-        return wanted
+    if template in names():
+        return (FOLDER / f"{template}.jinja").read_text(encoding="utf-8")
+    if "{{" in template or "{%" in template:
+        return template
     try:
-        return Path(wanted).read_text(encoding="utf-8")
+        return Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise ConfigError(
-            f"--template {wanted} is neither a file nor one of {', '.join(names())}; "
-            "your own may be a Jinja file, or its text"
+            f"--template {template} is neither a file nor one of {', '.join(names())}; "
+            "you can also pass Jinja source"
         ) from None
 
 
 class Chat:
-    """A tokenizer's chat template at work."""
+    """The compiled chat template of a tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Compile it.
+        """Compile the template.
 
         Raises:
-            ConfigError: there is none, or it is no Jinja.
+            ConfigError: the tokenizer has no template, or it is not valid Jinja.
         """
         if tokenizer.chat_template is None:
             raise ConfigError("the tokenizer has no chat template")
@@ -86,11 +86,11 @@ class Chat:
             self._template = _compiled(tokenizer.chat_template)
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(
-                f"the chat template is no Jinja: line {error.lineno}: {error.message}"
+                f"the chat template is not valid Jinja: line {error.lineno}: {error.message}"
             ) from None
 
     def render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
-        """The text of a conversation; with `prompt`, as it asks for the assistant's next words.
+        """Render a conversation; with `prompt`, up to where the assistant's answer begins.
 
         Raises:
             ConfigError: the template refuses the conversation, or fails.
@@ -98,58 +98,58 @@ class Chat:
         return self._unmark(self._render(messages, prompt=prompt))
 
     def _render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
-        """The same, with special tokens that people spell out marked."""
+        """Like `render`, but special tokens spelled out in a message contain MARK."""
         names = {"eos_token": self.tokenizer.eos, "bos_token": self.tokenizer.bos}
-        given = {name: token for name, token in names.items() if token is not None}
+        defined = {name: token for name, token in names.items() if token is not None}
         try:
             return self._template.render(
                 messages=[self._as_dict(message) for message in messages],
                 add_generation_prompt=prompt,
-                **given,
+                **defined,
             )
-        except Exception as error:  # a stranger's program: anything may come of it
-            words = str(error).splitlines() or [type(error).__name__]
-            raise ConfigError(f"the chat template does not render: {words[0]}") from None
+        except Exception as error:  # an untrusted program may raise anything
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise ConfigError(f"the chat template does not render: {lines[0]}") from None
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Ids after which the assistant answers."""
-        return [id for text, _ in self._pieces(messages, asks=True) for id in self._encode(text)]
+        """Ids of a conversation up to where the assistant's next answer begins."""
+        return [id for text, _ in self._segments(messages, prompt=True) for id in self._encode(text)]
 
     def encode(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-        """Ids of a conversation, and which of them the assistant says: its answers, each with its end.
+        """Ids of a conversation, and for each id whether it belongs to an answer (its end token included).
 
         Raises:
-            ConfigError: an answer does not follow the text that asks for it.
+            ConfigError: an answer does not follow the prompt for it.
         """
         ids: list[int] = []
-        learned: list[bool] = []
-        for text, said in self._pieces(messages, asks=False):
+        from_assistant: list[bool] = []
+        for text, is_answer in self._segments(messages, prompt=False):
             new = self._encode(text)
             ids += new
-            learned += [said] * len(new)
-        return ids, learned
+            from_assistant += [is_answer] * len(new)
+        return ids, from_assistant
 
     @cached_property
-    def end(self) -> str:
+    def end_token(self) -> str:
         """The special token after an answer.
 
         Raises:
-            ConfigError: there is none, so nobody could say where an answer ends.
+            ConfigError: there is none, so generation could not tell where an answer ends.
         """
-        said = "an answer"
-        text = self.render([Message("user", "a question"), Message("assistant", said)])
-        after = text.rpartition(said)[2] if said in text else ""
-        found = self._special.search(after) if self._special else None
-        if found is None:
+        answer = "an answer"
+        text = self.render([Message("user", "a question"), Message("assistant", answer)])
+        after = text.rpartition(answer)[2] if answer in text else ""
+        match = self._special.search(after) if self._special else None
+        if match is None:
             raise ConfigError(
                 "the chat template puts no special token after an answer, so generation would never stop: write "
-                "{{ eos_token }} there, or name the one it writes with --add-tokens"
+                "{{ eos_token }} there, or add the token it writes with --add-tokens"
             )
-        return found.group()
+        return match.group()
 
     @cached_property
     def reads_input(self) -> bool:
-        """True if the template knows of Alpaca's `input`; otherwise it is put under the instruction."""
+        """Whether the template uses Alpaca's `input`; if not, the input is appended to the instruction."""
         sample = "an input"
         text = self._template.render(
             messages=[{"role": "user", "content": "x", "input": sample}],
@@ -160,25 +160,25 @@ class Chat:
         return sample in text
 
     @cached_property
-    def takes_turns(self) -> bool:
-        """True if special tokens tell who speaks; templates of Alpaca's kind write that out in plain text."""
+    def has_role_tokens(self) -> bool:
+        """Whether special tokens mark who speaks; Alpaca-style templates mark it in plain text."""
         ids = self.prompt([Message("user", "a question")])
-        begins = {self.tokenizer.bos_id, self.tokenizer.eos_id}
-        return bool(set(ids) & (set(self.tokenizer.special_tokens.values()) - begins))
+        start_ids = {self.tokenizer.bos_id, self.tokenizer.eos_id}
+        return bool(set(ids) & (set(self.tokenizer.special_tokens.values()) - start_ids))
 
-    def recent(self, messages: Sequence[Message], most: int) -> list[Message]:
-        """The messages without the oldest turns, so that their prompt has at most so many tokens.
+    def drop_oldest(self, messages: Sequence[Message], max_tokens: int) -> list[Message]:
+        """Drop the oldest questions with their answers until the prompt has at most `max_tokens` tokens.
 
-        System messages stay, and the last message does, even if they are too long.
+        System messages and the last message always stay, even if they are too long.
         """
         kept = list(messages)
-        while len(self.prompt(kept)) > most:
-            old = next((n for n, one in enumerate(kept[:-1]) if one.role != "system"), None)
-            if old is None:
+        while len(self.prompt(kept)) > max_tokens:
+            oldest = next((n for n, message in enumerate(kept[:-1]) if message.role != "system"), None)
+            if oldest is None:
                 break
-            del kept[old]
-            if old < len(kept) - 1 and kept[old].role == "assistant":  # the answer to what is gone
-                del kept[old]
+            del kept[oldest]
+            if oldest < len(kept) - 1 and kept[oldest].role == "assistant":
+                del kept[oldest]  # the answer to the dropped question
         return kept
 
     def _as_dict(self, message: Message) -> dict[str, str]:
@@ -189,48 +189,48 @@ class Chat:
             return {"role": message.role, "content": f"{content}\n\n{input}"}
         return {"role": message.role, "content": content, "input": input}
 
-    def _pieces(self, messages: Sequence[Message], *, asks: bool) -> Iterator[tuple[str, bool]]:
-        """(text, whether the assistant says it), cut wherever generation would begin or end.
+    def _segments(self, messages: Sequence[Message], *, prompt: bool) -> Iterator[tuple[str, bool]]:
+        """(text, whether it is an answer), split wherever generation would begin or end.
 
-        Ids never reach over a cut, in training as in generation.
+        No token crosses a split, in training or in generation.
         """
         done = text = ""
-        for number, message in enumerate(messages):
+        for index, message in enumerate(messages):
             if message.role == "assistant":
-                before = self._further(done, self._render(messages[:number], prompt=True))
+                before = self._remainder(done, self._render(messages[:index], prompt=True))
                 yield before, False
-                text = self._render(messages[: number + 1])
-                answer = self._further(done + before, text)
-                stop = answer.find(self.end)
-                if stop < 0:
-                    raise ConfigError("the chat template leaves out the end of an answer")
-                said = answer[: stop + len(self.end)]
-                yield said, True
-                done += before + said
-        if asks or messages[-1].role != "assistant":
-            text = self._render(messages, prompt=asks)
-        if more := self._further(done, text):
-            yield more, False
+                text = self._render(messages[: index + 1])
+                rest = self._remainder(done + before, text)
+                end = rest.find(self.end_token)
+                if end < 0:
+                    raise ConfigError(f"the chat template writes no {self.end_token} after an answer")
+                answer = rest[: end + len(self.end_token)]
+                yield answer, True
+                done += before + answer
+        if prompt or messages[-1].role != "assistant":
+            text = self._render(messages, prompt=prompt)
+        if rest := self._remainder(done, text):
+            yield rest, False
 
-    def _further(self, done: str, text: str) -> str:
+    def _remainder(self, done: str, text: str) -> str:
         if not text.startswith(done):
             raise ConfigError(
-                "the chat template changes what it has said when a conversation goes on, so that training and "
+                "the chat template renders earlier messages differently when a conversation continues, so training and "
                 "generation would disagree"
             )
         return text[len(done) :]
 
     def _mark(self, text: str) -> str:
-        """Special tokens that people spell out are text."""
+        """Insert MARK into special tokens that a message spells out, so that they are encoded as plain text."""
         if self._special is None:
             return text
-        return self._special.sub(lambda found: found.group()[0] + MARK + found.group()[1:], text)
+        return self._special.sub(lambda match: match.group()[0] + MARK + match.group()[1:], text)
 
     def _encode(self, text: str) -> list[int]:
-        """Ids of a rendered text, whose special tokens are the template's own."""
+        """Encode rendered text; the special tokens in it are those the template wrote."""
         ids: list[int] = []
-        for number, part in enumerate(self._special.split(text) if self._special else [text]):
-            if number % 2:
+        for index, part in enumerate(self._special.split(text) if self._special else [text]):
+            if index % 2:
                 ids.append(self.tokenizer.special_tokens[part])
             elif part:
                 ids += self.tokenizer.encode_batch([self._unmark(part)])[0].tolist()
@@ -250,21 +250,21 @@ class Chat:
 
 
 def adopt(tokenizer: Tokenizer, source: str, added: Sequence[str] = ()) -> Tokenizer:
-    """The tokenizer with this template, the special tokens it needs, and as end of text what ends its answers.
+    """Give a tokenizer this template, the special tokens it needs, and the template's end token as end of text.
 
     Raises:
         ConfigError: the template cannot be used.
-        DataError: a special token that is an ordinary one.
+        DataError: a special token is already an ordinary token.
     """
     grown = tokenizer.with_special_tokens(added) if added else tokenizer
     grown = grown.with_template(source)
-    return grown.with_end(Chat(grown).end)
+    return grown.with_eos(Chat(grown).end_token)
 
 
 class _Generation(Extension):
-    """`{% generation %}`, by which transformers' templates mark what the assistant says: here it changes nothing."""
+    """Ignores `{% generation %}`, with which transformers' templates mark the assistant's text."""
 
-    tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
+    tags = {"generation"}  # noqa: RUF012 - declared this way in jinja2
 
     def parse(self, parser: Parser) -> list[Node]:
         next(parser.stream)
@@ -273,7 +273,7 @@ class _Generation(Extension):
 
 @lru_cache(maxsize=8)
 def _compiled(source: str) -> jinja2.Template:
-    """As transformers compiles it."""
+    """Compile a template in the same environment as transformers."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )

@@ -1,13 +1,12 @@
-"""The tokenizer: text to ids and back, exactly.
+"""The tokenizer: text to ids and back, without loss.
 
-One object for GPT-2's vocabulary and for every other byte-level BPE, whatever file it came from; it is saved
-as tokenizer.json beside whatever it made, so that transformers' AutoTokenizer gives the same ids.
-Special tokens spelled out in a text are plain text, unless asked for.
+One class serves GPT-2's vocabulary and any other byte-level BPE, whatever file it is loaded from. It is saved as
+tokenizer.json in every dataset and checkpoint, so that transformers' AutoTokenizer returns the same ids. A special
+token spelled out in a text is plain text unless you ask otherwise.
 """
 
 import codecs
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,52 +16,55 @@ from typing import Any
 
 import numpy as np
 
+from gptworks import files
 from gptworks.text import engines, readers
 from gptworks.text.find import CONFIG, find
 from gptworks.text.vocabulary import Vocabulary
 
 EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<|eos|>", "<eos>", "</s>")
 BOS_NAMES = ("<|bos|>", "<|begin_of_text|>", "<|startoftext|>", "<bos>", "<s>")
-"""How special tokens are called that end or begin a text, where no tokenizer_config.json says so."""
+"""Common names of the tokens that end and begin a text, used if no tokenizer_config.json names them."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tokenizer:
-    """A byte-level BPE tokenizer. It does not change; a worker process gets it by pickle."""
+    """A byte-level BPE tokenizer. Immutable, and picklable for worker processes."""
 
     vocabulary: Vocabulary
     eos: str | None
     """The special token that ends a text."""
     bos: str | None
-    """The special token that begins a text; None also where that is the one that ends it, as in GPT-2."""
+    """The special token that begins a text; None also if it is the same as `eos`, as in GPT-2."""
     chat_template: str | None = None
-    """How a conversation is written (templates.py), where the model was taught one."""
+    """Jinja source of the chat template (templates.py); None for a base model."""
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Tokenizer":
-        """The tokenizer called `gpt2` or `r50k_base`, in a folder, a file, or a Hugging Face Hub model.
+        """Load `gpt2` or `r50k_base`, or the tokenizer in a folder, a file or a Hugging Face Hub model.
 
         Raises:
-            DataError: there is none, or it is not byte-level BPE.
+            DataError: there is no such tokenizer, or it is not byte-level BPE.
         """
-        found = cls.of(*find(name_or_path))
+        tokenizer = cls.from_vocabulary(*find(name_or_path))
         folder = Path(name_or_path).expanduser()
         template = readers.read_chat_template(folder) if folder.is_dir() else None
-        return found if template is None else found.with_template(template)
+        return tokenizer if template is None else tokenizer.with_template(template)
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, names: Mapping[str, str | None] | None = None) -> "Tokenizer":
-        """A tokenizer whose end and beginning of text are those given, or those with usual names."""
-        names = names or {}
+    def from_vocabulary(
+        cls, vocabulary: Vocabulary, names: Mapping[str, str | None] | None = None
+    ) -> "Tokenizer":
+        """Make a tokenizer with the `eos_token` and `bos_token` in `names`, or else those with a common name."""
+        names, defaults = names or {}, _default_names(vocabulary)
         eos, bos = (
-            names[key] if key in names and names[key] in {*vocabulary.specials, None} else usual
-            for key, usual in _usual_names(vocabulary).items()
+            names[key] if key in names and names[key] in {*vocabulary.specials, None} else default
+            for key, default in defaults.items()
         )
-        return cls(vocabulary, eos, bos if bos != eos else _usual_names(vocabulary)["bos_token"])
+        return cls(vocabulary, eos, bos if bos != eos else defaults["bos_token"])
 
     @cached_property
     def vocab_size(self) -> int:
-        """Number of ids, special tokens included: the largest id + 1."""
+        """The largest id + 1, special tokens included."""
         return self.vocabulary.size
 
     @property
@@ -79,11 +81,11 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of tokens, merges' order, split patterns and special tokens."""
+        """SHA-256 of tokens, order of merges, split patterns and special tokens."""
         return self.vocabulary.fingerprint()
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
-        """Ids of one text; its literal special tokens count as such only with `specials`."""
+        """Encode one text; special tokens spelled out in it are recognized only with `specials`."""
         if not specials or not self.vocabulary.specials:
             return self._ids(text)
         ids: list[int] = []
@@ -95,7 +97,7 @@ class Tokenizer:
         return ids + self._ids(text[end:])
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """uint32 ids of each text as plain text, by the fastest exact engine, in the calling thread."""
+        """Encode texts as plain text, with the fastest exact engine, in the calling thread; uint32 ids of each."""
         encode = self._fastest[1]
         return [encode(clean(text)) for text in texts]
 
@@ -105,7 +107,7 @@ class Tokenizer:
         return self._fastest[0]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        """The text of ids; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -122,34 +124,40 @@ class Tokenizer:
         """
         token = self._table[id] if 0 <= id < len(self._table) else None
         if token is None:
-            raise ValueError(f"no token has id {id}; ids go from 0 to {len(self._table) - 1}")
+            raise ValueError(f"no token has id {id}; ids range from 0 to {len(self._table) - 1}")
         return token
 
+    def byte_lengths(self, *, specials: bool = True) -> np.ndarray:
+        """(V,) bytes of each token, 0 for unused ids. Without `specials`, special tokens count 0 bytes as well."""
+        lengths = np.array([len(token or b"") for token in self._table], np.int64)
+        if not specials:
+            lengths[list(self.vocabulary.specials.values())] = 0
+        return lengths
+
     def with_special_tokens(self, names: Sequence[str]) -> "Tokenizer":
-        """The same tokenizer with more special tokens after its last id: gpt2 and `<|bos|>` make 50,258."""
+        """A copy with more special tokens after the last id: gpt2 plus `<|bos|>` has 50,258 ids."""
         kept = {key: name for key, name in self._names().items() if name is not None}
-        return replace(
-            Tokenizer.of(self.vocabulary.with_specials(names), kept), chat_template=self.chat_template
-        )
+        grown = Tokenizer.from_vocabulary(self.vocabulary.with_specials(names), kept)
+        return replace(grown, chat_template=self.chat_template)
 
     def with_template(self, chat_template: str) -> "Tokenizer":
-        """The same tokenizer, writing conversations this way."""
+        """A copy with this chat template."""
         return replace(self, chat_template=chat_template)
 
-    def with_end(self, eos: str) -> "Tokenizer":
-        """The same tokenizer, with another of its special tokens as the end of a text."""
+    def with_eos(self, eos: str) -> "Tokenizer":
+        """A copy with another of its special tokens as end of text."""
         return replace(self, eos=eos, bos=None if self.bos == eos else self.bos)
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and a chat template, which AutoTokenizer reads."""
-        # for a GPT2Tokenizer, transformers 5 would put its own split pattern in place of ours
+        """Write tokenizer.json, tokenizer_config.json and the chat template for transformers' AutoTokenizer."""
+        # with GPT2Tokenizer as the class, transformers 5 would replace our split pattern with its own
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         folder.mkdir(parents=True, exist_ok=True)
-        whole = self.vocabulary.tokenizer_json()
-        _write(folder / "tokenizer.json", json.dumps(whole, ensure_ascii=False))
-        _write(folder / CONFIG, json.dumps(config | self._names(), ensure_ascii=False))
+        content = self.vocabulary.tokenizer_json()
+        files.write_text(folder / "tokenizer.json", json.dumps(content, ensure_ascii=False))
+        files.write_text(folder / CONFIG, json.dumps(config | self._names(), ensure_ascii=False))
         if self.chat_template is not None:
-            _write(folder / "chat_template.jinja", self.chat_template)
+            files.write_text(folder / "chat_template.jinja", self.chat_template)
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocab_size:,} ids, {self.fingerprint[:12]})"
@@ -162,7 +170,7 @@ class Tokenizer:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: self.__dict__[key] for key in ("vocabulary", "eos", "bos", "chat_template")}
-        return state | {"_proven": self.engine} if "_fastest" in self.__dict__ else state
+        return state | {"_verified": self.engine} if "_fastest" in self.__dict__ else state
 
     def _names(self) -> dict[str, str | None]:
         return {"eos_token": self.eos, "bos_token": self.bos}
@@ -186,30 +194,30 @@ class Tokenizer:
 
     @cached_property
     def _fastest(self) -> tuple[str, engines.Encode]:
-        return engines.fastest(self.vocabulary, lambda: self._exact, self.__dict__.get("_proven", ""))
+        return engines.fastest(self.vocabulary, lambda: self._exact, self.__dict__.get("_verified", ""))
 
     def _ids(self, text: str) -> list[int]:
         return self._exact(clean(text)).tolist()
 
 
 class StreamDecoder:
-    """Text of ids that come one at a time: pieces that never cut a character, together `decode`'s text."""
+    """Decodes ids one at a time into complete characters; the parts together equal `decode`'s text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, id: int) -> str:
-        """What can be said after one more token; may be empty."""
+        """The characters that this token completes; may be empty."""
         return self._decoder.decode(self._tokenizer.token_bytes(id))
 
     def end(self) -> str:
-        """What is left: U+FFFD for a character that was never finished."""
+        """The rest: U+FFFD for an incomplete character."""
         return self._decoder.decode(b"", final=True)
 
 
 def clean(text: str) -> str:
-    """The text; lone surrogates, which JSON's escapes can make, become U+FFFD as in tiktoken."""
+    """Replace lone surrogates, which JSON escapes can produce, with U+FFFD, as tiktoken does."""
     if text.isascii():
         return text
     try:
@@ -219,20 +227,6 @@ def clean(text: str) -> str:
     return text
 
 
-def _usual_names(vocabulary: Vocabulary) -> dict[str, str | None]:
-    usual = {"eos_token": EOS_NAMES, "bos_token": BOS_NAMES}
-    return {key: next((n for n in names if n in vocabulary.specials), None) for key, names in usual.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside, flush to the disk, rename. What a kill leaves beside is written over by the next attempt."""
-    beside = path.with_name(f".{path.name}.draft")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+def _default_names(vocabulary: Vocabulary) -> dict[str, str | None]:
+    common = {"eos_token": EOS_NAMES, "bos_token": BOS_NAMES}
+    return {key: next((n for n in names if n in vocabulary.specials), None) for key, names in common.items()}

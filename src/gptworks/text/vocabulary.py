@@ -1,5 +1,5 @@
-"""What a byte-level BPE tokenizer is, whatever file it came from: bytes and ids, merges in order, split
-patterns, special tokens. Engines, files and fingerprints follow from these.
+"""The content of a byte-level BPE tokenizer, independent of its file format: tokens and ids, ordered merges, split
+patterns, special tokens. Engines, files and fingerprints are derived from it.
 """
 
 import hashlib
@@ -11,29 +11,32 @@ from typing import Any
 import numpy as np
 
 from gptworks.errors import DataError
-from gptworks.text.bytelevel import BYTE_ORDER, GPT2_PATTERN, last_merge, token_bytes, visible
+from gptworks.text.bytelevel import BYTE_ORDER, GPT2_PATTERN, bytes_to_unicode, last_merge, unicode_to_bytes
 
 MAX_IDS = 1 << 24
-"""No id may be larger: far above any vocabulary in use, low enough that a table of all ids fits anywhere."""
+"""Upper limit of ids: far above any vocabulary in use, and low enough that a table of all ids fits in memory."""
+
+IGNORE = -100
+"""The target of a token that is excluded from the loss, as in PyTorch and transformers. Never an id."""
 
 
 @dataclass(frozen=True, repr=False)
 class Vocabulary:
-    """A byte-level BPE tokenizer's content. Text is split by each pattern in turn, then merged in pieces."""
+    """A byte-level BPE tokenizer. Text is split by each pattern in turn, then each piece is merged."""
 
     ids: Mapping[bytes, int]
-    """Ordinary tokens: all 256 single bytes, and what the merges make."""
+    """Ordinary tokens: all 256 single bytes and the results of the merges."""
     merges: tuple[tuple[bytes, bytes], ...]
-    """Pairs to join, the first first."""
+    """Pairs to join, in order of priority."""
     patterns: tuple[str, ...]
     specials: Mapping[str, int] = field(default_factory=dict)
-    """Tokens that no text becomes unless it is asked for."""
+    """Special tokens, which plain text is encoded to only on request."""
     always: Mapping[str, int] = field(default_factory=dict)
-    """Added tokens that plain text does become where it contains them (tokenizer.json: not special)."""
+    """Added tokens that plain text is always encoded to (in tokenizer.json: not special)."""
     nfc: bool = False
-    """Text is brought into Unicode's composed form first; decoding then returns that form."""
+    """Normalize text to Unicode's composed form (NFC) first; decoding then returns that form."""
     ignore_merges: bool = False
-    """A piece that is a token is taken whole, whatever the merges say."""
+    """If a whole piece is a token, use it regardless of the merges."""
 
     @property
     def size(self) -> int:
@@ -41,7 +44,7 @@ class Vocabulary:
         return 1 + max(max(part.values(), default=0) for part in (self.ids, self.specials, self.always))
 
     def bytes_by_id(self) -> list[bytes | None]:
-        """The bytes of every id; None where there is no such token."""
+        """The bytes of every id; None for ids without a token."""
         table: list[bytes | None] = [None] * self.size
         for token, id in self.ids.items():
             table[id] = token
@@ -50,7 +53,7 @@ class Vocabulary:
         return table
 
     def fingerprint(self) -> str:
-        """sha256 of the content, the same for every format the tokenizer may be loaded from."""
+        """SHA-256 of the content, the same for every file format."""
         ordinary = sorted(self.ids.items(), key=lambda item: item[1])
         order = dict.fromkeys(self.ids[left + right] for left, right in self.merges)
         facts = {
@@ -66,25 +69,31 @@ class Vocabulary:
         return digest.hexdigest()
 
     def with_specials(self, names: Iterable[str]) -> "Vocabulary":
-        """The same with more special tokens, after the largest id; those it has already keep their ids."""
+        """Add special tokens after the largest id; existing ones keep their ids.
+
+        Raises:
+            DataError: a name is empty or already an ordinary token.
+        """
         specials, size = dict(self.specials), self.size
         for name in names:
-            if not name or name in self.always or token_bytes(name) in self.ids:
-                raise DataError(f"{name!r} cannot be a special token: it is empty or already an ordinary one")
+            if not name or name in self.always or unicode_to_bytes(name) in self.ids:
+                raise DataError(
+                    f"{name!r} cannot be a special token: it is empty or already an ordinary token"
+                )
             if name not in specials:
                 specials[name] = size
                 size += 1
         return replace(self, specials=specials)
 
     def tokenizer_json(self, *, specials: bool = True) -> dict[str, Any]:
-        """The content of a tokenizer.json; without special tokens for engines that encode plain text."""
+        """The content of a tokenizer.json; leave out the special tokens for engines that encode plain text."""
         level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
         named = self.specials if specials else {}
         added = [(id, name, True) for name, id in named.items()]
         added += [(id, name, False) for name, id in self.always.items()]
-        written = {token: visible(token) for token in self.ids}
+        written = {token: bytes_to_unicode(token) for token in self.ids}
         vocab = {written[token]: id for token, id in self.ids.items()}
-        # `tokenizers` gives a token that is not in the vocabulary the next free id, whatever the file says
+        # `tokenizers` assigns the next free id to an added token that is missing here, whatever id the file gives it
         vocab.update((name, id) for id, name, _ in added)
         return {
             "version": "1.0",
@@ -110,10 +119,10 @@ class Vocabulary:
         }
 
     def ranks(self) -> dict[bytes, int] | None:
-        """Ranks for BPE that looks at tokens instead of merges (tiktoken's), or None where that would differ.
+        """Ranks for BPE by tokens instead of merges (tiktoken's), or None if the results would differ.
 
-        Both agree on every text if each token's bytes alone lead to the very pair that its merge names: where
-        another pair made the same token in some text, it would do so in the token's bytes alone.
+        The two agree on every text if encoding each token's own bytes ends with exactly the pair of its merge: a
+        different pair that builds the same token in some text would also build it from the token's bytes alone.
         """
         ranks = {bytes([byte]): i for i, byte in enumerate(BYTE_ORDER)}
         for left, right in self.merges:
@@ -127,7 +136,11 @@ class Vocabulary:
 def from_ranks(
     ranks: Mapping[bytes, int], patterns: tuple[str, ...], specials: Mapping[str, int]
 ) -> Vocabulary:
-    """A Vocabulary from tiktoken's form: tokens whose ids are also their order."""
+    """Build a Vocabulary from tiktoken's ranks, in which the id of a token is also its merge priority.
+
+    Raises:
+        DataError: a single byte is missing, or a token is not the join of two tokens of lower rank.
+    """
     missing = next((byte for byte in range(256) if bytes([byte]) not in ranks), None)
     if missing is not None:
         raise DataError(f"no token for byte 0x{missing:02x}, which byte-level BPE needs")

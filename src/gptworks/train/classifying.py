@@ -1,4 +1,4 @@
-"""Settling a recipe for fine-tuning on labelled texts: what its options come to, once data and model are known."""
+"""Resolves a recipe for fine-tuning on labelled texts: its options become a classifier, a task and a plan."""
 
 import dataclasses
 import functools
@@ -15,53 +15,47 @@ from gptworks.data.examples import SPLITS, Example, Examples
 from gptworks.errors import ConfigError, DataError
 from gptworks.model import checkpoint, classifier, lora
 from gptworks.model.build import skeleton
-from gptworks.model.classifier import Classifier, shelve
+from gptworks.model.classifier import ClassifierModel, pack_rows
 from gptworks.model.config import ModelConfig
-from gptworks.model.folders import Adapted
+from gptworks.model.folders import AdapterInfo
+from gptworks.processes import World
 from gptworks.recipe import ClassifyOptions, Recipe
 from gptworks.text.tokenizer import Tokenizer
-from gptworks.train import finetuning, fit, precision
+from gptworks.train import fit, lengths, precision
 from gptworks.train.evaluators import LabelLoss
-from gptworks.train.guard import Limits
-from gptworks.train.tasks import Classification, Labelled
+from gptworks.train.guard import FaultPolicy
+from gptworks.train.record import Provenance
+from gptworks.train.tasks import ClassificationTask, LabelledTexts
 from gptworks.train.trainer import Plan
-from gptworks.world import World
 
-ROOM = 256
-"""Tokens of a row that short texts share: attention over more costs more than padding does."""
+MAX_ROW_TOKENS = 256
+"""Longest row that several short texts share: beyond it, attention costs more than padding."""
 
 
 @dataclass(frozen=True)
-class Classifying:
-    """A recipe settled: everything a Trainer needs, and the numbers people ask about."""
+class ClassifySetup:
+    """A resolved recipe: everything a Trainer needs, and a few derived values."""
 
-    model: Classifier
-    task: Classification
+    model: ClassifierModel
+    task: ClassificationTask
     plan: Plan
     evaluate: LabelLoss | None
     tokenizer: Tokenizer
-    adapted: Adapted | None
+    adapted: AdapterInfo | None
     examples: Examples
-    encoded: dict[str, Labelled]
+    encoded: dict[str, LabelledTexts]
     truncated: int
-    """Texts that were cut to fit."""
+    """Number of texts that were truncated."""
     memory: dict[str, int]
-    """Bytes that training is estimated to take, part by part."""
+    """Estimated bytes of training, by part."""
 
     @property
-    def path(self) -> Path:
-        return self.examples.path
-
-    @property
-    def fingerprint(self) -> str:
-        return self.examples.fingerprint
-
-    @property
-    def tokenizer_fingerprint(self) -> str:
-        return self.tokenizer.fingerprint
+    def provenance(self) -> Provenance:
+        """The data it is trained on."""
+        return Provenance(self.examples.path, self.examples.fingerprint, self.tokenizer.fingerprint)
 
 
-def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
+def resolve_recipe(recipe: Recipe, examples: Examples, world: World) -> ClassifySetup:
     """Check the recipe against the examples, the base and this machine, and build the classifier.
 
     Raises:
@@ -74,62 +68,70 @@ def settle(recipe: Recipe, examples: Examples, world: World) -> Classifying:
             f"--train-layers {options.train_layers} and --lora.rank exclude each other: leave out one"
         )
     lora.check(recipe.lora, world.device)
-    folder = checkpoint.resolve(recipe.base)
+    folder = checkpoint.find_checkpoint(recipe.base)
     tokenizer, config = checkpoint.load_tokenizer(folder), checkpoint.read_config(folder)
-    longest = finetuning.longest(options.max_tokens, config)
+    longest = lengths.longest_example(options.max_tokens, config)
     encoded, truncated = {}, 0
-    unit = 1.0 if examples.labels else unit_of(examples.targets("train"))
+    unit = 1.0 if examples.labels else target_scale_of(examples.targets("train"))
     for split in SPLITS:
         targets = examples.targets(split)
         texts, cut = labelled(examples.splits[split], targets, tokenizer, longest, options)
-        encoded[split] = dataclasses.replace(texts, unit=unit)
+        encoded[split] = dataclasses.replace(texts, target_scale=unit)
         truncated += cut
     if not encoded["train"].rows:
-        raise DataError(f"{examples.path} leaves nothing to train on")
+        raise DataError(f"{examples.path} has no example left to train on")
     weights = class_weights(encoded["train"].targets) if options.balance == "weights" else None
-    task = Classification(encoded["train"], options.batch, recipe.train.seed, weights)
-    numbers = precision.choose(recipe.train.precision, world.device)
-    steps = finetuning.count_steps(recipe, task.steps_per_epoch)
+    task = ClassificationTask(encoded["train"], options.batch_examples, recipe.train.seed, weights)
+    chosen = precision.choose(recipe.train.precision, world.device)
+    steps = lengths.count_steps(recipe.train, task.steps_per_epoch, lengths.FINETUNING_EPOCHS)
     if recipe.train.dropout is not None:
         config = dataclasses.replace(config, dropout=recipe.train.dropout)
-    needs = memory_needs(recipe, config, examples.labels, encoded["train"], numbers)
-    share = -(-options.batch // world.size)
-    micro_batch, memory = fit.finetuning(needs, share, world)  # before anything large is made
-    plan = Plan(steps, micro_batch, recipe.train.seed, numbers, Limits.of(recipe.train))
-    evaluate = LabelLoss(encoded["val"], numbers) if encoded["val"].rows else None
+    needs = memory_needs(recipe, config, examples.labels, encoded["train"], chosen)
+    share = -(-options.batch_examples // world.size)
+    micro_batch, memory = fit.choose_finetune_micro_batch(
+        needs, share, world
+    )  # before anything large is made
+    plan = Plan(steps, micro_batch, recipe.train.seed, chosen, FaultPolicy.of(recipe.train))
+    evaluate = LabelLoss(encoded["val"], chosen) if encoded["val"].rows else None
     model, adapted = starting_model(recipe, folder, examples.labels, unit)
-    return Classifying(model, task, plan, evaluate, tokenizer, adapted, examples, encoded, truncated, memory)
+    return ClassifySetup(
+        model, task, plan, evaluate, tokenizer, adapted, examples, encoded, truncated, memory
+    )
 
 
 def labelled(
     examples: list[Example], targets: np.ndarray, tokenizer: Tokenizer, longest: int, options: ClassifyOptions
-) -> tuple[Labelled, int]:
-    """Examples as a model reads them, in both orders where that is asked for; and how many had to be cut.
+) -> tuple[LabelledTexts, int]:
+    """Tokenized examples, in both orders if asked for, and how many were truncated.
 
     Raises:
-        ConfigError: both orders of a single text.
+        ConfigError: both orders of single texts.
     """
-    rows, cut = encode(examples, tokenizer, longest, options.pair_separator)
+    rows, cut = encode(examples, tokenizer, longest, options.text_pair_separator)
     swapped = None
     if options.both_orders:
-        if any(example.pair is None for example in examples):
-            raise ConfigError("--both-orders reads pairs both ways round, and these texts are no pairs")
-        turned = [dataclasses.replace(one, text=one.pair or "", pair=one.text) for one in examples]
-        swapped, _ = encode(turned, tokenizer, longest, options.pair_separator)
-    return Labelled(rows, targets, tokenizer.eos_id or 0, min(longest, ROOM), swapped), cut
+        if any(example.text_pair is None for example in examples):
+            raise ConfigError("--both-orders needs pairs of texts, and these are single texts")
+        turned = [dataclasses.replace(one, text=one.text_pair or "", text_pair=one.text) for one in examples]
+        swapped, _ = encode(turned, tokenizer, longest, options.text_pair_separator)
+    return LabelledTexts(rows, targets, tokenizer.eos_id or 0, min(longest, MAX_ROW_TOKENS), swapped), cut
 
 
 def encode(
     examples: list[Example], tokenizer: Tokenizer, longest: int, separator: str
 ) -> tuple[list[np.ndarray], int]:
-    """Ids of each example's text, or of its two with the separator between; and how many had to be cut.
+    """Ids of each example's text, or of its pair with the separator in between; and how many were truncated.
 
-    Of a pair the longer text is cut first, each at its end.
+    In a pair the longer text is truncated first, each at its end.
     """
     first = tokenizer.encode_batch([example.text for example in examples])
-    pairs = [index for index, example in enumerate(examples) if example.pair is not None]
+    pairs = [index for index, example in enumerate(examples) if example.text_pair is not None]
     second = dict(
-        zip(pairs, tokenizer.encode_batch([separator + (examples[i].pair or "") for i in pairs]), strict=True)
+        zip(
+            pairs,
+            tokenizer.encode_batch([separator + (examples[i].text_pair or "") for i in pairs]),
+            strict=True,
+        )
     )
     rows, cut = [], 0
     for index, ids in enumerate(first):
@@ -143,20 +145,20 @@ def encode(
     return rows, cut
 
 
-def unit_of(numbers: np.ndarray) -> float:
-    """What numbers to predict are counted in while they are learned: 1, or the power of two that makes them about 1.
+def target_scale_of(targets: np.ndarray) -> float:
+    """Divisor of regression targets during training: 1, or the power of two that brings their RMS near 1 (1/8 to 8).
 
-    Steps and losses are then as with numbers that people had scaled by hand. About 1 is from an eighth to 8.
+    Steps and losses are then the same as with targets scaled by hand.
     """
-    size = float(np.sqrt(np.square(numbers, dtype=np.float64).mean()))
+    size = float(np.sqrt(np.square(targets, dtype=np.float64).mean()))
     return 1.0 if not size or 1 / 8 <= size <= 8 else 2.0 ** min(120, max(-120, round(math.log2(size))))
 
 
 def class_weights(targets: np.ndarray) -> Tensor:
-    """(K,) weights that give every class the same sum, and 1 on average over the examples.
+    """(K,) class weights that give every class the same total, and average 1 over the examples.
 
     Raises:
-        ConfigError: the targets are numbers.
+        ConfigError: regression.
     """
     if targets.dtype.kind == "f":
         raise ConfigError("--balance weights needs classes, and these labels are numbers")
@@ -168,37 +170,37 @@ def memory_needs(
     recipe: Recipe,
     config: ModelConfig,
     labels: tuple[str, ...],
-    texts: Labelled,
-    numbers: precision.Precision,
-) -> fit.FineTuning:
-    """What fit.py asks of a classifier that is to be trained."""
+    texts: LabelledTexts,
+    chosen: precision.Precision,
+) -> fit.FinetuneMemory:
+    """What fit.py needs to know to estimate memory."""
     lengths = sorted((len(row) for row in [*texts.rows, *(texts.swapped or [])]), reverse=True)
     orders = 1 if texts.swapped is None else 2
 
     @functools.cache
-    def sketch(one: Recipe) -> Classifier:
-        return prepared(classifier.on(skeleton(config), labels, seed=0), one)
+    def sketch(one: Recipe) -> ClassifierModel:
+        return prepared(classifier.with_head(skeleton(config), labels, seed=0), one)
 
     def shape(texts_at_once: int) -> tuple[int, int]:
-        return shelve(lengths[: orders * texts_at_once], texts.room)[1]
+        return pack_rows(lengths[: orders * texts_at_once], texts.max_row_tokens)[1]
 
-    return fit.FineTuning(recipe, config, sketch, shape, numbers, vocabulary=False)
+    return fit.FinetuneMemory(recipe, config, sketch, shape, chosen, vocabulary=False)
 
 
 def starting_model(
     recipe: Recipe, folder: Path, labels: tuple[str, ...], unit: float = 1.0
-) -> tuple[Classifier, Adapted | None]:
-    """The base with a fresh head, of which only what the recipe says is trained."""
+) -> tuple[ClassifierModel, AdapterInfo | None]:
+    """The base model with a new head; parameters that the recipe does not train are frozen."""
     assert recipe.base is not None
     origin = checkpoint.origin(recipe.base) if recipe.lora.rank else None
     dropout = recipe.train.dropout
     body = checkpoint.load(folder, overrides=None if dropout is None else {"dropout": dropout})
-    model = prepared(classifier.on(body, labels, seed=recipe.train.seed, unit=unit), recipe)
-    return model, None if origin is None else Adapted(recipe.lora, origin)
+    model = prepared(classifier.with_head(body, labels, seed=recipe.train.seed, target_scale=unit), recipe)
+    return model, None if origin is None else AdapterInfo(recipe.lora, origin)
 
 
-def prepared(model: Classifier, recipe: Recipe) -> Classifier:
-    """Adapters put on, or layers frozen, as the recipe says."""
+def prepared(model: ClassifierModel, recipe: Recipe) -> ClassifierModel:
+    """Attach adapters or freeze layers, as the recipe says."""
     if recipe.lora.rank:
         lora.attach(model, recipe.lora, seed=recipe.train.seed)
         model.score.requires_grad_(True)
@@ -209,8 +211,8 @@ def prepared(model: Classifier, recipe: Recipe) -> Classifier:
     return model
 
 
-def trained_parts(model: Classifier, options: ClassifyOptions) -> list[torch.nn.Module]:
-    """What train_layers names, if not everything."""
+def trained_parts(model: ClassifierModel, options: ClassifyOptions) -> list[torch.nn.Module]:
+    """The modules that train_layers names, unless it is all."""
     if options.train_layers == "head":
         return [model.score]
     body = model.get_submodule(model.body_name)
@@ -220,7 +222,7 @@ def trained_parts(model: Classifier, options: ClassifyOptions) -> list[torch.nn.
 
 
 def options_of(folder: Path) -> ClassifyOptions:
-    """How texts were read when the classifier in a checkpoint's folder was trained; elsewhere, the defaults."""
+    """The options a checkpoint's classifier was trained with; the defaults if it is not in a run."""
     recipe = folder.parent.parent / "recipe.toml"
     return (
         recipefile.load(recipe).classify

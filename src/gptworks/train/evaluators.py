@@ -1,4 +1,4 @@
-"""What is measured on a model, in training and by `evaluate` alike: `(model) -> Results`."""
+"""Evaluators, used during training and by `evaluate` alike: `(model) -> {metric: value}`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,65 +11,88 @@ from torch import Tensor, nn
 
 from gptworks.data.dataset import Split
 from gptworks.data.order import stack
-from gptworks.model.classifier import Classifier
-from gptworks.train.out_of_memory import in_pieces
+from gptworks.model.classifier import ClassifierModel
+from gptworks.processes import World
+from gptworks.text.vocabulary import IGNORE
+from gptworks.train.out_of_memory import map_batches
 from gptworks.train.parallel import unwrap
 from gptworks.train.precision import Precision
-from gptworks.train.tasks import Labelled, language_batch, token_loss
-from gptworks.train.trainer import IGNORE
-from gptworks.world import World
+from gptworks.train.tasks import LabelledTexts, language_batch, token_loss
+from gptworks.train.trainer import Batch
 
 Evaluator = Callable[[nn.Module], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class ValidationLoss:
-    """Mean nats per token, and bits per byte of text, on fixed windows of a split; shared among processes.
+    """Mean nats per target of held-out rows, and with `token_bytes` bits per byte; rows are split among processes.
 
-    Bits per byte compares models with different tokenizers. Its bytes are those of the targets' own text.
+    Bits per byte compares models with different tokenizers. It counts the bytes of the targets' text.
     """
 
-    windows: list[np.ndarray]
-    token_bytes: np.ndarray
-    """(V,) bytes of text in each token; special tokens have none."""
+    rows: Sequence[int]
+    batch: Callable[[Sequence[int]], Batch]
+    """Collates rows, as Task.batch does."""
     micro_batch: int
-    skip_first: int
     precision: Precision
     world: World
+    token_bytes: np.ndarray | None = None
+    """(V,) bytes of text in each token; special tokens have none."""
+
+    @classmethod
+    def on_windows(
+        cls,
+        windows: Sequence[np.ndarray],
+        token_bytes: np.ndarray,
+        micro_batch: int,
+        ignore_first: int,
+        precision: Precision,
+        world: World,
+    ) -> "ValidationLoss":
+        """The loss on (T + 1,) windows of ids, except the first `ignore_first` targets of each."""
+
+        def batch(rows: Sequence[int]) -> Batch:
+            ids = torch.from_numpy(stack([windows[row] for row in rows]))  # (B, T + 1)
+            return language_batch(ids, ignore_first)
+
+        return cls(range(len(windows)), batch, micro_batch, precision, world, token_bytes)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """`val_loss` in nats per token, `val_bpb` in bits per byte."""
+        """`val_loss` in nats per target, and with `token_bytes` `val_bpb` in bits per byte."""
         was_training = model.training
         model.eval()
-        model = unwrap(model)  # processes have unequal shares: no one waits for another inside a forward
+        model = unwrap(model)  # processes have unequal numbers of rows: a DDP forward could wait forever
         totals = torch.zeros(3, dtype=torch.float64)  # loss, targets, bytes
-        mine = self.windows[self.world.rank :: self.world.size]
+        mine = self.rows[self.world.rank :: self.world.size]
         with torch.no_grad(), self.precision.autocast():
-            for part in in_pieces(mine, self.micro_batch, lambda windows: self._measure(model, windows)):
+            for part in map_batches(mine, self.micro_batch, lambda rows: self._measure(model, rows)):
                 totals += part
         model.train(was_training)
         if self.world.size > 1:
             totals = self.world.sum(totals.to(self.world.device))
         loss, targets, n_bytes = totals.tolist()
-        return {"val_loss": loss / targets, "val_bpb": loss / math.log(2) / max(1, n_bytes)}
+        scores = {"val_loss": loss / max(1.0, targets)}
+        if self.token_bytes is not None:
+            scores["val_bpb"] = loss / math.log(2) / max(1, n_bytes)
+        return scores
 
-    def _measure(self, model: nn.Module, windows: Sequence[np.ndarray]) -> Tensor:
-        batch = language_batch(torch.from_numpy(stack(windows)), self.skip_first)
-        learned = batch["targets"][batch["targets"] != IGNORE]
+    def _measure(self, model: nn.Module, rows: Sequence[int]) -> Tensor:
+        batch = self.batch(rows)
+        targets = batch["targets"][batch["targets"] != IGNORE]
         loss = token_loss(model, {name: tensor.to(self.world.device) for name, tensor in batch.items()})
-        n_bytes = int(self.token_bytes[learned.numpy()].sum())
-        return torch.tensor([loss.item(), len(learned), n_bytes], dtype=torch.float64)
+        n_bytes = 0 if self.token_bytes is None else int(self.token_bytes[targets.numpy()].sum())
+        return torch.tensor([loss.item(), len(targets), n_bytes], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class LabelLoss:
-    """Mean loss on held-out labelled texts, and the share that is right. Every process measures all of them."""
+    """Mean loss and accuracy on held-out labeled texts. Every process evaluates all of them."""
 
-    examples: Labelled
+    examples: LabelledTexts
     precision: Precision
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """`val_loss` in nats (or squared errors) per text; `val_accuracy` where there are classes."""
+        """`val_loss` in nats (or squared errors) per text; `val_accuracy` for classification."""
         return self.summary(self.scores(model))
 
     def scores(self, model: nn.Module) -> Tensor:
@@ -77,25 +100,26 @@ class LabelLoss:
         was_training = model.training
         model.eval()
         inner = unwrap(model)
-        assert isinstance(inner, Classifier)
+        assert isinstance(inner, ClassifierModel)
         with self.precision.autocast():
             scores = self.examples.scores(inner)
         model.train(was_training)
         return scores
 
     def summary(self, scores: Tensor) -> dict[str, float]:
-        """What (N, K) scores come to."""
+        """The metrics of (N, K) scores."""
         targets = torch.from_numpy(self.examples.targets)
         if targets.is_floating_point():
-            return {"val_loss": ((scores[:, 0] - targets) / self.examples.unit).square().mean().item()}
+            errors = (scores[:, 0] - targets) / self.examples.target_scale
+            return {"val_loss": errors.square().mean().item()}
         loss = F.cross_entropy(scores, targets).item()
         return {"val_loss": loss, "val_accuracy": (scores.argmax(1) == targets).float().mean().item()}
 
 
 def unigram_loss(train: Split, windows: list[np.ndarray], vocab_size: int, sample: int = 20_000_000) -> float:
-    """Nats per token of guessing by how often each token occurs in training text: the baseline without context.
+    """Nats per token of predicting each token by its frequency in the training text: the baseline without context.
 
-    Add-one smoothed counts of (at most) the first `sample` training tokens.
+    Frequencies are add-one smoothed counts of at most the first `sample` training tokens.
     """
     counts = np.ones(vocab_size, dtype=np.float64)
     for shard in train.shards:

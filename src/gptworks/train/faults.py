@@ -1,11 +1,11 @@
-"""Steps that were not learned from: counted, named, and after too many in a row undone.
+"""Skipped steps: count them, name their documents, and after too many in a row go back to a checkpoint.
 
-    RUN/faults.jsonl   a row for each: step, why, loss, gradient norm, and the documents that are to blame
-        skips.json     the stretches of data that are left out since
+    RUN/faults.jsonl   one row per skipped step: step, reason, loss, gradient norm and the suspected documents
+        skips.json     the data left out after each rollback
 
-Going back means the last checkpoint before the trouble, and leaving out all data from there to here (Chowdhery et al.
-2022, "PaLM", section 5.1: the batches seen before and during a spike). What is left out is written down before the run
-goes on, so that a run that is stopped then goes on the same.
+A rollback loads the last checkpoint before the trouble and leaves out all data from there to here (Chowdhery et al.
+2022, "PaLM", section 5.1: they skipped the batches seen before and during a spike). skips.json is written before
+training continues, so a run that stops and resumes leaves out the same data.
 """
 
 import dataclasses
@@ -16,81 +16,89 @@ from typing import Any
 
 import torch
 
-from gptworks import runs
+from gptworks import files, runs
 from gptworks.errors import CheckpointError
+from gptworks.messages import counted
+from gptworks.runs import Run
 from gptworks.text.tokenizer import Tokenizer
-from gptworks.train.guard import LEARNED, NOT_FINITE, OVERFLOW, DivergedError, Skip, place_in_data
-from gptworks.train.trainer import IGNORE, StepReport, Trainer
-from gptworks.wording import counted
+from gptworks.text.vocabulary import IGNORE
+from gptworks.train.guard import GOOD, NOT_FINITE, OVERFLOW, DataSkip, DivergedError, data_step
+from gptworks.train.trainer import StepReport, Trainer
 
-SKIPS, ROWS = "skips.json", "faults.jsonl"
-SUSPECTS = 3
-"""Rows named where all have a loss, and none gives itself away by having none."""
+SKIPS_FILE, FAULTS_FILE = "skips.json", "faults.jsonl"
 
-WAY_OUT = "begin anew from an earlier checkpoint (--base RUN@step-N --out NEW) with a lower --optim.lr"
+MAX_SUSPECTS = 3
+"""Rows named when every row's loss is finite."""
+
+RESTART_HINT = (
+    "start a new run from an earlier checkpoint (--base RUN@step-N --out NEW) with a lower --optim.lr"
+)
 
 
-class Faults:
-    """Of one run."""
+class FaultRecovery:
+    """Counts a run's consecutive bad steps, logs them, and rolls the run back."""
 
-    def __init__(self, run: Path, trainer: Trainer, tokenizer: Tokenizer, say: Callable[[str], None]) -> None:
-        self.run, self.trainer, self.tokenizer, self.say = run, trainer, tokenizer, say
-        self.limits = trainer.plan.limits
-        self.in_a_row = 0
+    def __init__(self, run: Run, trainer: Trainer, tokenizer: Tokenizer, note: Callable[[str], None]) -> None:
+        self.run, self.trainer, self.tokenizer, self.note = run, trainer, tokenizer, note
+        self.policy = trainer.plan.fault_policy
+        self.bad_steps = 0
+        """Bad steps in a row so far."""
 
-    def begin(self, step: int | None, in_a_row: int) -> None:
-        """Take up where a checkpoint of `step` left off, or start anew with None."""
-        self.in_a_row = in_a_row
+    def restore(self, step: int | None, bad_steps: int) -> None:
+        """Continue from a checkpoint of `step`, or with None start a new run, whose fault files are removed."""
+        self.bad_steps = bad_steps
         if step is None:
             if self.trainer.world.main:
-                for name in (SKIPS, ROWS):
+                for name in (SKIPS_FILE, FAULTS_FILE):
                     (self.run / name).unlink(missing_ok=True)
             return
         self.trainer.skips = read_skips(self.run)
-        if self.trainer.world.main and (self.run / ROWS).is_file():
-            so_far = len(self.trainer.skips)
-            rows = runs.read_rows(self.run / ROWS)
-            kept = [row for row in rows if row["step"] <= step or row["skips"] < so_far]
-            runs.write_text(self.run / ROWS, "".join(json.dumps(row) + "\n" for row in kept))
+        if self.trainer.world.main and (self.run / FAULTS_FILE).is_file():
+            n_skips = len(self.trainer.skips)
+            rows = files.read_rows(self.run / FAULTS_FILE)
+            kept = [row for row in rows if row["step"] <= step or row["skips"] < n_skips]
+            files.write_text(self.run / FAULTS_FILE, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def see(self, report: StepReport) -> bool:
-        """Count a step; True if patience is at its end. The same on every process."""
-        fault = int(report.fault.item())
-        if fault == LEARNED:
-            self.in_a_row = 0
-        if fault in {LEARNED, OVERFLOW}:
+    def record(self, report: StepReport) -> bool:
+        """Count a step; True if the run must roll back. The same on every process."""
+        verdict = int(report.verdict.item())
+        if verdict == GOOD:
+            self.bad_steps = 0
+        if verdict in {GOOD, OVERFLOW}:
             return False
-        self.in_a_row += 1
+        self.bad_steps += 1
         if self.trainer.world.main:
-            self._tell(report, "not finite" if fault == NOT_FINITE else "a spike")
-        return self.in_a_row >= self.limits.patience
+            self._log(report, "not finite" if verdict == NOT_FINITE else "a spike")
+        return self.bad_steps >= self.policy.max_bad_steps
 
-    def _tell(self, report: StepReport, why: str) -> None:
+    def _log(self, report: StepReport, reason: str) -> None:
         loss, norm = report.loss.item(), report.grad_norm.item()
-        documents, text = self._to_blame(report.step - 1)
-        row: dict[str, Any] = {"step": report.step, "why": why, "loss": loss, "grad_norm": norm}
-        row |= {"in_a_row": self.in_a_row, "skips": len(self.trainer.skips), "documents": documents}
-        runs.add_rows(self.run / ROWS, [row | {"text": text}])
+        documents, text = self._suspects(report.step - 1)
+        row: dict[str, Any] = {"step": report.step, "why": reason, "loss": loss, "grad_norm": norm}
+        row |= {"in_a_row": self.bad_steps, "skips": len(self.trainer.skips), "documents": documents}
+        files.add_rows(self.run / FAULTS_FILE, [row | {"text": text}])
         more = f" and {len(documents) - 3} more" if len(documents) > 3 else ""
-        self.say(
-            f"step {report.step} is {why} (loss {loss:.4g}, gradient norm {norm:.4g}) and was not learned from; "
-            f"to blame may be {', '.join(documents[:3])}{more}: {text!r}"
+        self.note(
+            f"step {report.step} is {reason} (loss {loss:.4g}, gradient norm {norm:.4g}) and was skipped; "
+            f"suspected documents: {', '.join(documents[:3])}{more}: {text!r}"
         )
 
-    def _to_blame(self, step: int) -> tuple[list[str], str]:
-        """The documents in a step's rows that have no finite loss, or the highest; and how the first row begins."""
+    def _suspects(self, step: int) -> tuple[list[str], str]:
+        """Documents of the rows in `step` whose loss is not finite, else the highest; and the first row's beginning."""
         trainer = self.trainer
-        rows = trainer.task.rows(place_in_data(step, trainer.skips)).tolist()
+        rows = trainer.task.rows(data_step(step, trainer.skips)).tolist()
         if trainer.world.size == 1:
-            losses = {row: self._loss(row) for row in rows}
+            losses = {row: self._row_loss(row) for row in rows}
             bad = [row for row in rows if not losses[row] < float("inf")]
-            rows = bad or sorted(rows, key=lambda row: -losses[row])[:SUSPECTS]
-        documents = [name for row in rows for name in trainer.task.where(row)]
-        return list(dict.fromkeys(documents)), self._beginning(rows[0])
+            rows = bad or sorted(rows, key=lambda row: -losses[row])[:MAX_SUSPECTS]
+        documents = [name for row in rows for name in trainer.task.sources(row)]
+        ids = trainer.task.batch([rows[0]])["ids"].flatten()[:16].tolist()
+        text = self.tokenizer.decode(id for id in ids if id < self.tokenizer.vocab_size)[:80]
+        return list(dict.fromkeys(documents)), text
 
     @torch.no_grad()
-    def _loss(self, row: int) -> float:
-        """In nats per target, of one row, by the model as it is now."""
+    def _row_loss(self, row: int) -> float:
+        """The current model's loss on one row, in nats per target."""
         trainer = self.trainer
         batch = {name: t.to(trainer.world.device) for name, t in trainer.task.batch([row]).items()}
         was_training = trainer.model.training
@@ -100,64 +108,59 @@ class Faults:
         trainer.model.train(was_training)
         return loss.item() / max(1, int((batch["targets"] != IGNORE).sum()))
 
-    def _beginning(self, row: int) -> str:
-        ids = self.trainer.task.batch([row])["ids"].flatten()[:16].tolist()
-        return self.tokenizer.decode(id for id in ids if id < self.tokenizer.vocab_size)[:80]
-
-    def go_back(self, step: int) -> Path:
-        """The checkpoint to go on from after `step`, with the data between left out. Every process calls it.
+    def roll_back(self, step: int) -> Path:
+        """The checkpoint to continue from after `step`; the data in between is left out. Every process calls it.
 
         Raises:
-            DivergedError: there is none, or it was tried often enough.
+            DivergedError: there is no checkpoint, or rolling back to it did not help train.max_rollbacks times.
         """
-        trainer, main = self.trainer, self.trainer.world.main
-        point = next(
-            (c for c in reversed(runs.checkpoints(self.run)) if c.sound and not runs.damage(c.path)), None
-        )
-        trouble = f"{counted(self.in_a_row, 'step')} in a row, up to step {step}, could not be learned from"
+        trainer = self.trainer
+        checkpoints = self.run.checkpoints()
+        point = next((c for c in reversed(checkpoints) if c.sound and not runs.damage(c.path)), None)
+        trouble = f"{counted(self.bad_steps, 'step')} in a row were skipped, up to step {step}"
         if point is None:
             raise DivergedError(
-                f"{trouble}, and there is no checkpoint from before to go back to: lower --optim.lr"
+                f"{trouble}, and there is no earlier checkpoint to go back to: lower --optim.lr"
             )
-        tried = sum(skip.step == point.step for skip in trainer.skips)
-        if tried >= self.limits.rollbacks:
+        rollbacks = sum(skip.step == point.step for skip in trainer.skips)
+        if rollbacks >= self.policy.max_rollbacks:
             raise DivergedError(
-                f"{trouble}, after going back to step {point.step} {counted(tried, 'time')}: {WAY_OUT}"
+                f"{trouble}, after {counted(rollbacks, 'rollback')} to step {point.step}: {RESTART_HINT}"
             )
-        first, end = place_in_data(point.step, trainer.skips), place_in_data(step - 1, trainer.skips) + 1
-        # A skip applies from its step on, and tells places by those before it: with this one, the first again.
-        skip = Skip(point.step, first, end)
-        trainer.world.agree(True)  # all have looked
-        if main:
-            for later in [c for c in runs.checkpoints(self.run) if c.step > point.step]:
-                runs.discard(later.path)  # first: what goes on from one of them would not be this run
-            told = [dataclasses.asdict(one) for one in (*trainer.skips, skip)]
-            runs.write_json(self.run / SKIPS, told)
+        first, end = data_step(point.step, trainer.skips), data_step(step - 1, trainer.skips) + 1
+        # Earlier skips determine its data steps: with this one added, data_step(point.step) is `end`.
+        skip = DataSkip(point.step, first, end)
+        trainer.world.any(True)  # a barrier: every process has looked at the checkpoints
+        if trainer.world.main:
+            # Remove later checkpoints first: resuming from one of them would not repeat this run.
+            for later in [c for c in checkpoints if c.step > point.step]:
+                runs.discard(later.path)
+            files.write_json(self.run / SKIPS_FILE, [dataclasses.asdict(s) for s in (*trainer.skips, skip)])
         trainer.world.wait_for_main()
         trainer.skips = (*trainer.skips, skip)
-        self.in_a_row = 0
-        self.say(
-            f"{trouble}: going back to the checkpoint of step {point.step} and leaving out the data of "
-            f"{counted(end - first, 'step')} from there on"
+        self.bad_steps = 0
+        self.note(
+            f"{trouble}: going back to the checkpoint of step {point.step} and leaving out the next "
+            f"{counted(end - first, 'step')} of data"
         )
         return point.path
 
 
-def read_skips(run: Path) -> tuple[Skip, ...]:
-    """What a run leaves out.
+def read_skips(run: Run) -> tuple[DataSkip, ...]:
+    """The data that a run leaves out.
 
     Raises:
-        CheckpointError: its note of that is damaged.
+        CheckpointError: skips.json is damaged.
     """
-    file = run / SKIPS
+    file = run / SKIPS_FILE
     if not file.is_file():
         return ()
     try:
-        skips = tuple(Skip(**row) for row in json.loads(file.read_text(encoding="utf-8")))
+        skips = tuple(DataSkip(**row) for row in json.loads(file.read_text(encoding="utf-8")))
         if all(type(n) is int and n >= 0 for skip in skips for n in dataclasses.astuple(skip)):
             return skips
     except (OSError, ValueError, TypeError):
         pass
     raise CheckpointError(
-        f"{file} is damaged, so which data this run leaves out is not known: give another --out"
+        f"{file} is damaged; it lists the data to leave out: start again with another --out"
     )

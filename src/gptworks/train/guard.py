@@ -1,4 +1,4 @@
-"""What may end a run early or keep it from learning: signals, the clock, losses that are not finite, spikes."""
+"""What stops a run early or skips a step: signals, the time limit, non-finite losses and loss spikes."""
 
 import os
 import signal
@@ -14,42 +14,51 @@ from torch import Tensor
 from gptworks.errors import UserError
 from gptworks.recipe import TrainOptions
 
-ASKS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""What a person, a terminal that closes, or a scheduler asks a run to end with."""
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Signals by which a person, a closing terminal or a scheduler asks a run to stop."""
 
-WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-"""What schedulers announce a time limit with (sbatch --signal=USR1@120): a later SIGTERM is then no second ask."""
+WARNING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+"""Signals by which a scheduler announces a time limit (sbatch --signal=USR1@120). The SIGTERM that
+follows counts as the first stop request."""
 
 ECHO_SECONDS = 1.0
-"""A Ctrl-C reaches every process of a terminal, and torchrun hands it on as SIGTERM: both are one ask."""
+"""A Ctrl-C reaches every process of a terminal, and torchrun forwards it as SIGTERM: signals this close together count
+as one request."""
 
 
 class DivergedError(UserError):
-    """Too many steps in a row had a loss or gradient that is not finite."""
+    """Too many steps in a row were skipped, and going back to a checkpoint is impossible or did not help."""
 
 
-class Stop:
-    """Asks politely on a signal or at a time limit (the loop then saves and leaves), at once the second time."""
+class GracefulStop:
+    """Records a stop signal or an expired time limit, so that the loop can save and exit.
+
+    A second stop signal ends the process immediately.
+    """
 
     def __init__(self, max_seconds: float | None = None, spent: float = 0.0) -> None:
         self.signal: int | None = None
         self.deadline = None if max_seconds is None else time.monotonic() + max_seconds - spent
-        self._asked: tuple[int, float] | None = None
-        self._before: dict[int, object] = {}
+        self._requested: tuple[int, float] | None = None
+        self._handlers = _handling_signals(self._handle)
 
-    def __enter__(self) -> "Stop":
-        self._before = _handle(self._ask)
+    def __enter__(self) -> "GracefulStop":
+        self._handlers.__enter__()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        _restore(self._before)
+        self._handlers.__exit__(None, None, None)
 
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        if number in ASKS:
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if number in STOP_SIGNALS:
             now = time.monotonic()
-            if self._asked is not None and (self._asked[0] == number or now - self._asked[1] > ECHO_SECONDS):
-                os._exit(128 + number)
-            self._asked = self._asked or (number, now)
+            if self._requested is not None:
+                first, when = self._requested
+                if first == number or now - when > ECHO_SECONDS:
+                    os._exit(128 + number)
+            self._requested = self._requested or (number, now)
         self.signal = self.signal or number
 
     @property
@@ -63,96 +72,97 @@ class Stop:
 
 
 @contextmanager
-def leaving_at_once(status: Callable[[int], int]) -> Iterator[None]:
-    """Where there is nothing to save, the first signal ends the process, with the exit status it is given for it."""
+def exit_on_signal(status: Callable[[int], int]) -> Iterator[None]:
+    """End the process at the first signal, with exit status `status(signal)`, while there is nothing to save."""
 
     def leave(number: int, _: object) -> None:
         raise SystemExit(status(number))
 
-    before = _handle(leave)
+    with _handling_signals(leave):
+        yield
+
+
+@contextmanager
+def _handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    previous: dict[int, object] = {}
+    for number in (*STOP_SIGNALS, *WARNING_SIGNALS):
+        if (
+            signal.getsignal(number) is signal.SIG_IGN
+        ):  # set by nohup, or by a shell that runs us in the background
+            continue
+        try:
+            previous[number] = signal.signal(number, handler)
+        except ValueError:  # Python allows it in the main thread only
+            break
     try:
         yield
     finally:
-        _restore(before)
-
-
-def _handle(handler: object) -> dict[int, object]:
-    before: dict[int, object] = {}
-    for number in (*ASKS, *WARNINGS):
-        if signal.getsignal(number) is signal.SIG_IGN:  # by nohup, or a shell that put us into the background
-            continue
-        try:
-            before[number] = signal.signal(number, handler)  # type: ignore[arg-type]
-        except ValueError:  # not in the main thread: someone else's business
-            break
-    return before
-
-
-def _restore(before: dict[int, object]) -> None:
-    for number, handler in before.items():
-        signal.signal(number, handler)  # type: ignore[arg-type]
+        for number, before in previous.items():
+            signal.signal(number, before)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a run bears before it does something about it. Fields as in recipe.TrainOptions."""
+class FaultPolicy:
+    """When to skip a step, and when to go back to a checkpoint. Fields as in recipe.TrainOptions."""
 
-    patience: int = 5
-    rollbacks: int = 3
-    spike: float | None = None
+    max_bad_steps: int = 5
+    max_rollbacks: int = 3
+    spike_sigma: float | None = None
     spike_window: int = 100
 
     @classmethod
-    def of(cls, train: TrainOptions) -> "Limits":
-        """Those of a recipe."""
-        return cls(train.patience, train.rollbacks, train.spike, train.spike_window)
+    def of(cls, train: TrainOptions) -> "FaultPolicy":
+        """The policy that a recipe's [train] table describes."""
+        return cls(train.max_bad_steps, train.max_rollbacks, train.spike_sigma, train.spike_window)
 
 
-LEARNED, NOT_FINITE, SPIKE, OVERFLOW = range(4)
-"""What became of a step. OVERFLOW: fp16's scale was too large for the gradient, which is halved then, and no fault."""
+GOOD, NOT_FINITE, SPIKE, OVERFLOW = range(4)
+"""Verdicts on a step. OVERFLOW: fp16's loss scale was too large and is halved; that is normal, not a fault."""
 
 
-class Watch:
-    """Judges updates before they are made, on the device: the host is not waited for.
+class AnomalyDetector:
+    """Checks each step's loss and gradient norm before the update, on the device, so the host need not wait.
 
-    A spike is a loss or gradient norm so many standard deviations above the mean of the last updates that were made,
-    once there are as many as the window holds.
+    A spike is a loss or gradient norm more than `spike_sigma` standard deviations above the mean of the last
+    `spike_window` good steps, once there are that many.
     """
 
-    def __init__(self, limits: Limits, device: torch.device) -> None:
-        self.limit = limits.spike
-        self.values = torch.zeros(2, limits.spike_window, device=device)  # loss and norm of the last updates
+    def __init__(self, policy: FaultPolicy, device: torch.device) -> None:
+        self.spike_sigma = policy.spike_sigma
+        self.values = torch.zeros(
+            2, policy.spike_window, device=device
+        )  # losses and norms of the last good steps
         self.seen = torch.zeros((), dtype=torch.int64, device=device)
 
-    def judge(self, loss: Tensor, norm: Tensor, scale: Tensor | None) -> Tensor:
-        """What becomes of a step with this loss and gradient norm (not scaled, not clipped), both the whole step's."""
+    def check(self, loss: Tensor, norm: Tensor, scale: Tensor | None) -> Tensor:
+        """The verdict on a step with this loss and gradient norm (unscaled, before clipping) over all processes."""
         finite = torch.isfinite(loss) & torch.isfinite(norm)
-        verdict = torch.where(finite, LEARNED, NOT_FINITE)
+        verdict = torch.where(finite, GOOD, NOT_FINITE)
         if scale is not None:
             overflow = torch.isfinite(loss) & ~finite & (scale > 1)
             verdict = torch.where(overflow, OVERFLOW, verdict)
-        if self.limit is None:
+        if self.spike_sigma is None:
             return verdict
         now = torch.stack([loss, norm]).float()
         deviation, mean = torch.std_mean(self.values, dim=1)
-        high = ((now - mean) / deviation.clamp(min=1e-12) > self.limit).any()
+        high = ((now - mean) / deviation.clamp(min=1e-12) > self.spike_sigma).any()
         full = self.seen >= self.values.shape[1]
         verdict = torch.where(finite & full & high, SPIKE, verdict)
-        self._take(now, verdict == LEARNED)
+        self._add(now, verdict == GOOD)
         return verdict
 
-    def _take(self, now: Tensor, learned: Tensor) -> None:
+    def _add(self, now: Tensor, good: Tensor) -> None:
         place = (self.seen % self.values.shape[1]).expand(2, 1)
-        kept = torch.where(learned, now[:, None], self.values.gather(1, place))
+        kept = torch.where(good, now[:, None], self.values.gather(1, place))
         self.values.scatter_(1, place, kept)
-        self.seen += learned
+        self.seen += good
 
-    def state(self) -> dict[str, list[list[float]] | int]:
-        """For a checkpoint."""
+    def state_dict(self) -> dict[str, list[list[float]] | int]:
+        """The window, for a checkpoint."""
         return {"values": self.values.tolist(), "seen": int(self.seen.item())}
 
-    def restore(self, state: dict[str, list[list[float]] | int] | None) -> None:
-        """From a checkpoint; with another window, or none kept, it begins to fill again."""
+    def load_state_dict(self, state: dict[str, list[list[float]] | int] | None) -> None:
+        """Restore the window from a checkpoint. If there is none, or its size differs, start with an empty window."""
         values = torch.tensor((state or {}).get("values", []))
         fits = state is not None and values.shape == self.values.shape
         self.values.copy_(values) if fits else self.values.zero_()
@@ -160,17 +170,17 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Skip:
-    """A stretch of data that is left out."""
+class DataSkip:
+    """Data that a run leaves out after going back to a checkpoint."""
 
     step: int
-    """The step, counted from 0, that takes what follows it."""
+    """First step (from 0) that the skip applies to."""
     first: int
-    """Place in the order of data where it begins,"""
+    """First data step that is left out. Data steps are the steps of a run without skips."""
     end: int
-    """and where the data go on. Places are the steps of a run that leaves out nothing."""
+    """Data step after the last one that is left out."""
 
 
-def place_in_data(step: int, skips: Sequence[Skip]) -> int:
-    """Where in the order of data the step (counted from 0) is, in steps of a run that leaves out nothing."""
+def data_step(step: int, skips: Sequence[DataSkip]) -> int:
+    """The data step that `step` (from 0) trains on: its number in a run without skips."""
     return step + sum(skip.end - skip.first for skip in skips if step >= skip.step)

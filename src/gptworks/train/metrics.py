@@ -1,30 +1,30 @@
-"""A run's log: metrics.jsonl always, TensorBoard and Weights & Biases when asked."""
+"""A run's metrics: metrics.jsonl always, TensorBoard and Weights & Biases on request."""
 
 import json
 import os
 import uuid
-from pathlib import Path
 from typing import Any, Protocol
 
-from gptworks import runs
+from gptworks import files
 from gptworks.errors import ConfigError, ResourceError
 from gptworks.recipe import LogOptions
+from gptworks.runs import Run
 
 
 class Sink(Protocol):
-    """Where rows go besides the file."""
+    """A destination for rows besides metrics.jsonl."""
 
     def write(self, step: int, row: dict[str, Any]) -> None: ...
 
     def close(self) -> None: ...
 
 
-class Log:
-    """Rows of numbers by step. A row with `val_loss` is an evaluation, one with `loss` a training step."""
+class MetricsLog:
+    """Rows of metrics by step. A row with `loss` is a training step, one with `val_loss` an evaluation."""
 
-    def __init__(self, run: Path, options: LogOptions, *, from_step: int) -> None:
+    def __init__(self, run: Run, options: LogOptions, *, from_step: int) -> None:
         self.path = run / "metrics.jsonl"
-        runs.cut_rows(self.path, from_step)
+        files.cut_rows(self.path, from_step)
         self.file = self.path.open("a", encoding="utf-8")
         self.sinks: list[Sink] = []
         if options.tensorboard:
@@ -39,24 +39,21 @@ class Log:
             sink.write(row["step"], row)
 
     def flush(self, *, sync: bool = False) -> None:
-        """Make the rows visible to readers, and so safe from a kill; with `sync`, from a power cut too.
+        """Write buffered rows, so that they survive a kill; with `sync`, a power cut too.
 
         Raises:
-            ResourceError: with `sync`, the run's folder is gone, and nothing more should be written to its place.
+            ResourceError: with `sync`, the run's folder has disappeared; nothing more should be written in its place.
         """
         if sync and not self.path.exists():
-            run = self.path.parent
             raise ResourceError(
-                f"{run} is not there any more: was its disk taken away? When it is back, go on with --resume"
+                f"{self.path.parent} has disappeared: check that its disk is mounted, then continue with --resume"
             )
         try:
             self.file.flush()
             if sync:
                 os.fsync(self.file.fileno())
-        except OSError as error:
-            raise OSError(
-                error.errno, error.strerror, str(self.path)
-            ) from None  # which does not say of what file
+        except OSError as error:  # it does not name the file
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def close(self) -> None:
         self.file.close()
@@ -67,7 +64,7 @@ class Log:
 class TensorBoard:
     """Event files in RUN/tensorboard."""
 
-    def __init__(self, run: Path, from_step: int) -> None:
+    def __init__(self, run: Run, from_step: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -84,9 +81,9 @@ class TensorBoard:
 
 
 class Wandb:
-    """A Weights & Biases run that goes on when the run does."""
+    """A Weights & Biases run, continued when the run is resumed."""
 
-    def __init__(self, run: Path, project: str) -> None:
+    def __init__(self, run: Run, project: str) -> None:
         try:
             import wandb  # type: ignore[import-not-found] # an extra
         except ImportError:

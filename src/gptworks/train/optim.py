@@ -1,40 +1,33 @@
-"""Optimizers and learning rates.
+"""Optimizers and learning-rate schedules.
 
-AdamW is PyTorch's, fused. Muon is ours because GPT-2 keeps Q, K and V in one matrix, which must be orthogonalised apart
-(Jordan et al. 2024, "Muon: An optimizer for hidden layers"), and because matrices of one shape go through together.
+AdamW is PyTorch's fused one. Muon is our own: GPT-2 stores Q, K and V in one matrix, and they must be orthogonalized
+separately (Jordan et al. 2024, "Muon: An optimizer for hidden layers"); ours also batches matrices of equal shape.
 
-Clipping, loss scaling and the skipping of a step whose gradient is not finite all happen inside the update, through
-the two tensors that PyTorch's fused optimizers take (`grad_scale`, `found_inf`): the host never waits to know.
+Clipping, loss scaling and skipping a step with a non-finite gradient all happen inside the update, through the two
+tensors that PyTorch's fused optimizers accept (`grad_scale`, `found_inf`), so the host never waits for the device.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from gptworks.devices import out_of_memory
 from gptworks.errors import ResourceError
+from gptworks.host_memory import release_memory
 from gptworks.recipe import OptimOptions
-from gptworks.world import out_of_memory, release_memory
+from gptworks.train.param_shards import MatrixExchange
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
 
 
-class Exchange(Protocol):
-    """How matrices, of which processes have some rows each, become whole, each on one process, and are handed back."""
-
-    def collect(self, parts: Sequence[Tensor]) -> dict[int, Tensor]: ...
-
-    def hand_back(self, matrices: dict[int, Tensor], like: Sequence[Tensor]) -> list[Tensor]: ...
-
-
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal by Newton-Schulz iteration, for the matrices inside blocks.
+    """Momentum SGD whose updates are orthogonalized by Newton-Schulz iteration, for the matrices inside blocks.
 
-    Parameters named `...c_attn.weight` are three matrices in one. `dtype` is what the iteration computes in.
-    With an `exchange`, parameters are this process's rows of matrices.
+    A parameter named `...c_attn.weight` counts as three matrices. `dtype` is the dtype of the iteration. With an
+    `exchange`, each parameter is this process's rows of a matrix.
     """
 
     def __init__(
@@ -42,20 +35,21 @@ class Muon(torch.optim.Optimizer):
         params: list[tuple[str, nn.Parameter]],
         options: OptimOptions,
         dtype: torch.dtype,
-        exchange: Exchange | None = None,
+        exchange: MatrixExchange | None = None,
     ) -> None:
         defaults = {
-            "lr": options.matrix_lr,
-            "momentum": options.momentum,
+            "lr": options.muon_lr,
+            "momentum": options.muon_momentum,
             "weight_decay": options.weight_decay,
         }
         super().__init__([param for _, param in params], defaults)
-        self.parts = {param: 3 if name.endswith("c_attn.weight") else 1 for name, param in params}
+        self.n_matrices = {param: 3 if name.endswith("c_attn.weight") else 1 for name, param in params}
         self.dtype, self.exchange = dtype, exchange
         self.grad_scale: Tensor | None = None
-        self.moved: set[nn.Parameter] = set()
-        """Whose momentum has been moved in this step: if memory runs out, the step is gone on with."""
         self.found_inf: Tensor | None = None
+        self.momentum_done: set[nn.Parameter] = set()
+        """Parameters whose momentum this step has already updated, so that a retry after running out of memory does
+        not update it twice."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override] # noqa: ARG002 - torch's signature
@@ -65,54 +59,54 @@ class Muon(torch.optim.Optimizer):
         keep = 1.0 if self.found_inf is None else 1.0 - self.found_inf
         rate = keep * group["lr"]
         if self.exchange is None:
-            steps = self._orthogonal(dict(enumerate(updates)), params, rate)
+            steps = self._orthogonalized(dict(enumerate(updates)), params, rate)
             ordered = [steps[index] for index in range(len(params))]
         else:
-            whole = self.exchange.collect(updates)
-            ordered = self.exchange.hand_back(self._orthogonal(whole, params, rate), updates)
+            matrices = self.exchange.collect(updates)
+            ordered = self.exchange.scatter_back(self._orthogonalized(matrices, params, rate), updates)
         for param, step in zip(params, ordered, strict=True):
             param.mul_(1.0 - rate * group["weight_decay"])
             param.sub_(step)
-        self.moved.clear()
+        self.momentum_done.clear()
 
-    def _orthogonal(
+    def _orthogonalized(
         self, updates: dict[int, Tensor], params: list[nn.Parameter], rate: Tensor | float
     ) -> dict[int, Tensor]:
-        """Steps from whole updates, by the number of their parameter; matrices of one shape go through together."""
+        """Full-matrix updates -> steps, both by index into `params`; matrices of equal shape are batched."""
         by_shape: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
         for index, update in updates.items():
-            n = self.parts[params[index]]
+            n = self.n_matrices[params[index]]
             shape = (update.shape[0] // n, update.shape[1])
             by_shape.setdefault(shape, []).append((index, update.view(n, *shape)))
         steps = {}
         for (rows, columns), pairs in by_shape.items():
             stacked = torch.cat([update for _, update in pairs])  # (N, rows, columns)
             scale = rate * math.sqrt(max(1.0, rows / columns))
-            made = orthogonalise(stacked, self.dtype).to(stacked.dtype) * scale
-            for (index, _), step in zip(pairs, made.split([len(u) for _, u in pairs]), strict=True):
+            scaled = orthogonalize(stacked, self.dtype).to(stacked.dtype) * scale
+            for (index, _), step in zip(pairs, scaled.split([len(u) for _, u in pairs]), strict=True):
                 steps[index] = step.reshape(-1, columns)
         return steps
 
     def _momentum(self, param: nn.Parameter, momentum: float) -> Tensor:
-        """Nesterov's look-ahead of the running gradient; unchanged by a step that is to be skipped."""
+        """Nesterov look-ahead of the momentum buffer; a skipped step leaves the buffer unchanged."""
         assert param.grad is not None
         grad = param.grad if self.grad_scale is None else param.grad / self.grad_scale
         buffer = self.state[param].setdefault("momentum_buffer", torch.zeros_like(param))
         if self.found_inf is not None:
             grad = torch.where(self.found_inf.bool(), buffer, grad)  # lerp towards itself: no change
-        if param not in self.moved:
+        if param not in self.momentum_done:
             buffer.lerp_(grad, 1 - momentum)
-            self.moved.add(param)
+            self.momentum_done.add(param)
         return grad.lerp(buffer, momentum)
 
 
-def orthogonalise(x: Tensor, dtype: torch.dtype) -> Tensor:
+def orthogonalize(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(N, rows, columns) matrices -> the nearest with singular values near 1, by five quintic Newton-Schulz steps."""
     a, b, c = NS_COEFFICIENTS
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
-    # Normed before it is narrowed: float16 holds neither tiny nor huge gradients.
+    # Normalize before casting: float16 can hold neither tiny nor huge gradients.
     x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-30)).to(dtype)
     for _ in range(NS_STEPS):
         gram = x @ x.mT
@@ -126,17 +120,17 @@ def make_optimizers(
     options: OptimOptions,
     device: torch.device,
     dtype: torch.dtype,
-    exchange: Callable[[Sequence[str]], Exchange | None] = lambda _: None,
+    exchange: Callable[[Sequence[str]], MatrixExchange | None] = lambda _: None,
 ) -> list[torch.optim.Optimizer]:
-    """AdamW over everything trainable, or Muon for the blocks' matrices and AdamW for the rest.
+    """AdamW over all trainable parameters, or Muon for the blocks' matrices and AdamW for the rest.
 
-    Where parameters are only rows of a model's, `exchange` says how the matrices of these names become whole.
+    If `params` are only this process's rows, `exchange(names)` returns the exchange that assembles these matrices.
     """
     named = [(name, param) for name, param in params if param.requires_grad]
-    matrices = [(name, param) for name, param in named if options.kind == "muon" and _in_block(name, param)]
-    chosen = {id(param) for _, param in matrices}
-    rest = [param for _, param in named if id(param) not in chosen]
-    decays = {id(param) for param in rest if param.dim() >= 2 or options.decay == "all"}
+    matrices = [(name, param) for name, param in named if options.name == "muon" and _in_block(name, param)]
+    with_muon = {id(param) for _, param in matrices}
+    rest = [param for _, param in named if id(param) not in with_muon]
+    decays = {id(param) for param in rest if param.dim() >= 2 or options.weight_decay_on == "all"}
     groups = [
         {"params": [p for p in rest if id(p) in decays], "weight_decay": options.weight_decay},
         {"params": [p for p in rest if id(p) not in decays], "weight_decay": 0.0},
@@ -157,20 +151,25 @@ def _in_block(name: str, param: nn.Parameter) -> bool:
     return param.dim() == 2 and (".h." in name or ".layers." in name)
 
 
-def set_rates(optimizers: Iterable[torch.optim.Optimizer], options: OptimOptions, factor: float) -> None:
-    """Set the learning rates for the step that follows: `factor` of each peak."""
+def set_learning_rates(
+    optimizers: Iterable[torch.optim.Optimizer], options: OptimOptions, factor: float
+) -> None:
+    """Set every optimizer's learning rate to `factor` times its peak."""
     for optimizer in optimizers:
-        peak = options.matrix_lr if isinstance(optimizer, Muon) else options.lr
+        peak = options.muon_lr if isinstance(optimizer, Muon) else options.lr
         for group in optimizer.param_groups:
             group["lr"] = peak * factor
 
 
 def lr_factor(step: int, max_steps: int, options: OptimOptions) -> float:
-    """Learning rate of step 0, 1, ... as a fraction of the peak: linear warm-up, then the schedule's shape."""
-    if step < options.warmup_steps:
-        return (step + 1) / options.warmup_steps
+    """Learning rate of step 0, 1, ... as a fraction of the peak: linear warmup, then optim.schedule."""
+    warmup = options.warmup_steps
+    if options.warmup_fraction is not None:
+        warmup = round(options.warmup_fraction * max_steps)
+    if step < warmup:
+        return (step + 1) / warmup
     end = options.decay_steps or max_steps
-    begin = options.warmup_steps
+    begin = warmup
     if options.schedule == "wsd":
         begin = max(begin, end - round(options.cooldown * end))
     progress = min(1.0, max(0.0, (step - begin) / max(1, end - begin)))
@@ -182,14 +181,8 @@ def lr_factor(step: int, max_steps: int, options: OptimOptions) -> float:
             return floor + span * 0.5 * (1 + math.cos(math.pi * progress))
         case "quarter-cosine":
             return floor + span * math.cos(math.pi / 2 * progress)
-        case _:  # linear, and wsd's cool-down
+        case _:  # linear, and wsd's cooldown
             return floor + span * (1 - progress)
-
-
-def total_norm(model: nn.Module) -> Tensor:
-    """2-norm of all gradients together."""
-    grads = [param.grad for param in model.parameters() if param.grad is not None]
-    return torch.nn.utils.get_total_norm(grads)
 
 
 def update(
@@ -197,40 +190,40 @@ def update(
     norm: Tensor,
     clip: float,
     scale: Tensor | None,
-    refused: Tensor | None = None,
+    skip: Tensor | None = None,
 ) -> Tensor:
-    """One update with the gradients scaled back and clipped; a step whose gradient is not finite changes nothing.
+    """One optimizer step on unscaled, clipped gradients; returns 1.0 if it was skipped, else 0.0.
 
-    `norm` is of the gradients as they are, times `scale` if there is one. A step that is `refused` for other reasons
-    changes nothing either. Returns 1.0 if the step was skipped.
+    `norm` is the 2-norm of the gradients as stored, that is, multiplied by `scale` if there is one. A non-finite norm
+    or a nonzero `skip` leaves weights and optimizer state unchanged.
     """
     found_inf = (~torch.isfinite(norm)).float()
-    if refused is not None:
-        found_inf = torch.maximum(found_inf, refused.float())
+    if skip is not None:
+        found_inf = torch.maximum(found_inf, skip.float())
     divide_by = torch.ones_like(norm) if scale is None else scale.clone()
     if clip:
         divide_by = divide_by * torch.clamp(torch.nan_to_num(norm / divide_by, 0.0, 0.0) / clip, min=1.0)
     for optimizer in optimizers:
         if isinstance(optimizer, Muon) or optimizer.defaults["fused"]:
             optimizer.grad_scale, optimizer.found_inf = divide_by, found_inf  # type: ignore[attr-defined]
-            _finish(optimizer)
-        elif not found_inf:  # waits for the device: only where there is no fused optimizer
+            _step_with_retry(optimizer)
+        elif not found_inf:  # waits for the device, but only where PyTorch has no fused AdamW
             for param in (param for group in optimizer.param_groups for param in group["params"]):
                 if param.grad is not None:
                     param.grad.div_(divide_by)
-            _finish(optimizer)
+            _step_with_retry(optimizer)
     return found_inf
 
 
-def _finish(optimizer: torch.optim.Optimizer) -> None:
-    """One step. Where memory runs out in it, what can be freed is freed and the step gone on with, not done twice.
+def _step_with_retry(optimizer: torch.optim.Optimizer) -> None:
+    """One optimizer step. If memory runs out, free what can be freed and finish the step once more.
 
     Raises:
         ResourceError: memory runs out again.
     """
     for last in (False, True):
         try:
-            _make_moments(optimizer)
+            _allocate_moments(optimizer)
             optimizer.step()
             return
         except RuntimeError as error:
@@ -240,22 +233,24 @@ def _finish(optimizer: torch.optim.Optimizer) -> None:
             break
         release_memory()
     raise ResourceError(
-        "memory ran out in the optimizer's update, whose state a smaller micro-batch does not shrink: share it among "
-        "several devices (torchrun, --train.parallel zero1, then fsdp), or take a smaller --model.preset or n-embd"
+        "out of memory in the optimizer's update; a smaller micro-batch does not shrink optimizer state: shard it "
+        "across devices (torchrun with --train.parallel zero1, then fsdp), or use a smaller --model.preset or n-embd"
     )
 
 
-def _make_moments(optimizer: torch.optim.Optimizer) -> None:
-    """AdamW's state, as its first step would make it: there, memory could run out with some groups updated already."""
+def _allocate_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Create AdamW's state before its first step, which could run out of memory with some groups already updated."""
     if not isinstance(optimizer, torch.optim.AdamW):
         return
     for group in optimizer.param_groups:
         for param in group["params"]:
             if param.grad is not None and not optimizer.state[param]:
                 device = param.device if group["fused"] else torch.device("cpu")
-                moments = [torch.zeros_like(param, memory_format=torch.preserve_format) for _ in range(2)]
+                first, second = (
+                    torch.zeros_like(param, memory_format=torch.preserve_format) for _ in range(2)
+                )
                 optimizer.state[param] = {
                     "step": torch.zeros((), dtype=torch.float32, device=device),
-                    "exp_avg": moments[0],
-                    "exp_avg_sq": moments[1],
+                    "exp_avg": first,
+                    "exp_avg_sq": second,
                 }

@@ -1,155 +1,128 @@
-"""What a run does when memory runs out in the middle: the same update again, from its start, with less at once.
+"""Recovery when memory runs out during training: redo the same step with a smaller micro-batch.
 
-The order is fixed: half the micro-batch, down to one row; then activation checkpointing; then an error that names ZeRO
-and FSDP. An update does not depend on how it is cut (trainer.py), so the loss curve stays the same to rounding. What
-was settled on is kept with every checkpoint, so that a run that goes on is cut as it was.
+First the micro-batch is halved, down to one row; then activation checkpointing is turned on; then the run stops with an
+error that names ZeRO-1 and FSDP. An update does not depend on how it is split (trainer.py), so the loss curve stays the
+same up to rounding. Checkpoints keep the resulting settings, so a resumed run splits its steps the same way.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from torch import nn
-from torch.optim import Optimizer
-
+from gptworks.devices import out_of_memory
 from gptworks.errors import ResourceError
+from gptworks.host_memory import release_memory
+from gptworks.messages import counted
 from gptworks.train import parallel
-from gptworks.wording import counted
-from gptworks.world import World, out_of_memory, release_memory
 
-
-class Plan(Protocol):
-    """Of a trainer's plan, what this is about."""
-
-    @property
-    def micro_batch(self) -> int: ...
-
-
-class Task(Protocol):
-    """Of what is learned, which examples make up a step."""
-
-    def rows(self, step: int) -> np.ndarray: ...
-
-
-class Cut(Protocol):
-    """A trainer, as far as it cuts steps into micro-batches."""
-
-    model: nn.Module
-    world: World
-    optimizers: list[Optimizer]
-    step: int
-    micro_batch: int
-    recut: set[int]
-    """Steps that were read ahead and must be cut anew."""
-
-    @property
-    def plan(self) -> Plan: ...
-
-    @property
-    def task(self) -> Task: ...
-
-    def micro_batches(self, step: int) -> Any: ...
-
+if TYPE_CHECKING:
+    from gptworks.train.trainer import Batch, StepReport, Trainer
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def step(trainer: Cut, batches: T, train: Callable[[T], R]) -> R:
-    """`train(batches)`, one optimizer step, done again with less at once each time memory runs out.
+def run_step(trainer: "Trainer", batches: "list[Batch]") -> "StepReport":
+    """`trainer.train_step(batches)`, retried with smaller micro-batches each time memory runs out.
 
     Raises:
-        ResourceError: it runs out with one row at once and activation checkpointing, or on one of several processes.
+        ResourceError: memory runs out with one row and activation checkpointing, or on one of several processes.
     """
-    if trainer.step in trainer.recut:  # it was cut ahead of time, as steps were before
+    if trainer.step in trainer.stale_steps:
         batches = trainer.micro_batches(trainer.step)
     while True:
         try:
-            return train(batches)
+            return trainer.train_step(batches)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-        del batches  # and not above: the error holds on to the tensors of the pass that failed
+        del batches  # outside of the except clause, where the error still holds the failed pass's tensors
         for optimizer in trainer.optimizers:
             optimizer.zero_grad(set_to_none=True)
         release_memory()
-        take_less(trainer)
+        reduce_memory(trainer)
         batches = trainer.micro_batches(trainer.step)
-        trainer.recut = {trainer.step, trainer.step + 1}
+        trainer.stale_steps = {trainer.step, trainer.step + 1}
 
 
-def take_less(trainer: Cut) -> None:
-    """The next smaller way of doing the same.
+def reduce_memory(trainer: "Trainer") -> None:
+    """Halve the micro-batch or, at one row, turn on activation checkpointing.
 
     Raises:
-        ResourceError: there is none.
+        ResourceError: both are exhausted, or several processes train together.
     """
     if trainer.world.size > 1:
         raise ResourceError(
-            "memory ran out on one of several processes, whose updates cannot be done again alone: go on with --resume "
-            f"and a smaller --train.micro-batch than {trainer.micro_batch}, then --train.checkpoint-activations, then "
+            "out of memory on one of several processes, which cannot redo a step on its own: resume with --resume and "
+            f"a --train.micro-batch below {trainer.micro_batch}, then --train.checkpoint-activations, then "
             "--train.parallel zero1 or fsdp"
         )
     rows = min(trainer.micro_batch, len(trainer.task.rows(trainer.step)))
     if rows > 1:
         trainer.micro_batch = -(-rows // 2)
-    elif not parallel.checkpoints_activations(trainer.model):
+    elif not parallel.uses_activation_checkpointing(trainer.model):
         parallel.checkpoint_activations(trainer.model)
     else:
         raise ResourceError(
-            "memory ran out with one row at once and activation checkpointing: share the model among several devices "
-            "(torchrun, --train.parallel zero1, then fsdp), or take a smaller --model.preset, n-embd or context"
+            "out of memory even with a micro-batch of one row and activation checkpointing: shard the model across "
+            "devices (torchrun with --train.parallel zero1, then fsdp), or use a smaller --model.preset, n-embd or "
+            "context"
         )
 
 
-def in_pieces(rows: Sequence[T], size: int, work: Callable[[Sequence[T]], R]) -> Iterator[R]:
-    """`work` on `size` rows at a time; on half as many from there on whenever memory runs out.
+def map_batches(rows: Sequence[T], size: int, work: Callable[[Sequence[T]], R]) -> Iterator[R]:
+    """`work` on `size` rows at a time; each time memory runs out, `size` is halved from there on.
 
     Raises:
-        ResourceError: it runs out with one row.
+        ResourceError: memory runs out with one row.
     """
     start = 0
     while start < len(rows):
-        done = None
+        results = []
         try:
-            done = [work(rows[start : start + size])]
+            results.append(work(rows[start : start + size]))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-        if done is not None:
-            yield done[0]
+        if results:
+            yield results[0]
             start += size
             continue
         if size == 1:
             raise ResourceError(
-                "memory runs out while one row is evaluated: take a smaller --model.context, n-layer or n-embd"
+                "out of memory while evaluating a single row: use a smaller --model.context, n-layer or n-embd"
             )
         size = -(-min(size, len(rows)) // 2)
         release_memory()
 
 
-def state(trainer: Cut) -> dict[str, Any]:
-    """What a checkpoint keeps of it."""
+def state_dict(trainer: "Trainer") -> dict[str, Any]:
+    """How steps are split, for a checkpoint."""
     return {
         "planned": trainer.plan.micro_batch,
         "micro_batch": trainer.micro_batch,
-        "checkpointed": parallel.checkpoints_activations(trainer.model),
+        "checkpointed": parallel.uses_activation_checkpointing(trainer.model),
     }
 
 
-def restore(trainer: Cut, kept: dict[str, Any] | None) -> None:
-    """Cut steps as they were when the checkpoint was written, unless another micro-batch is asked for since."""
-    if kept is None or kept["planned"] != trainer.plan.micro_batch:
+def load_state_dict(trainer: "Trainer", state: dict[str, Any] | None) -> None:
+    """Split steps as the checkpoint's run did, unless the planned micro-batch has changed since.
+
+    Raises:
+        ValueError: the micro-batch is not a positive integer.
+    """
+    if state is None or state["planned"] != trainer.plan.micro_batch:
         return
-    if type(kept["micro_batch"]) is not int or kept["micro_batch"] < 1:
-        raise ValueError(f"a micro-batch of {kept['micro_batch']!r:.40}")
-    trainer.micro_batch = kept["micro_batch"]
-    if kept["checkpointed"]:
+    if type(state["micro_batch"]) is not int or state["micro_batch"] < 1:
+        raise ValueError(f"a micro-batch of {state['micro_batch']!r:.40}")
+    trainer.micro_batch = state["micro_batch"]
+    if state["checkpointed"]:
         parallel.checkpoint_activations(trainer.model)
 
 
-def words(number: int, rows: int, *, checkpointed: bool) -> str:
-    """What is said once."""
-    how = ", and activations are computed again on the way back" if checkpointed else ""
-    again = f"it was done again with {counted(rows, 'row')} at once{how}; the update is the same"
-    return f"memory ran out in step {number}: {again}"
+def describe_retry(step: int, rows: int, *, checkpointed: bool) -> str:
+    """The message that reports how a step was retried."""
+    extra = " and activation checkpointing" if checkpointed else ""
+    return (
+        f"out of memory in step {step}: retried with micro-batches of {counted(rows, 'row')}{extra}; "
+        "the update is the same"
+    )

@@ -1,8 +1,8 @@
-"""What is put around a model from outside, in a fixed order: activation checkpointing, compile, data parallel.
+"""What is applied to a model from outside, in a fixed order: activation checkpointing, compile, data parallelism.
 
-Data parallel is one of three, all PyTorch's: DDP (every process has everything), ZeRO-1 (DDP, and each process updates
-its share of the weights: shares.py), FSDP2 (each process has its share of everything, and blocks are gathered when they
-are used). The loop knows of them by `prepare`, `accumulate`, `whole` and `Shares`.
+There are three kinds of data parallelism, all PyTorch's: DDP replicates everything; ZeRO-1 is DDP that shards updates
+and optimizer state (param_shards.py); FSDP2 shards everything and gathers a block's weights when it is used. The loop
+uses them through `prepare`, `accumulate`, `full_model` and `ParamShards`.
 """
 
 import copy
@@ -25,86 +25,89 @@ from torch.utils.checkpoint import checkpoint
 
 from gptworks.errors import ConfigError
 from gptworks.model.build import Model
+from gptworks.processes import World
 from gptworks.recipe import TrainOptions
+from gptworks.train.param_shards import chunk
 from gptworks.train.precision import Precision
-from gptworks.train.shares import Shares, chunk
-from gptworks.world import World
 
 _OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
 _SYNC: dict[str, Any] = {
     "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False
 }
-"""Buffers are the same everywhere and stay so; torch 2.13 has renamed the option, and warns of the old name."""
+"""Buffers are constant, so they are never synchronized. torch 2.13 renames the option and warns about the old name."""
 
 
-class ZeroOne(DistributedDataParallel):
-    """DDP whose weights are updated by all processes together, each its share."""
+class Zero1(DistributedDataParallel):
+    """DDP in which each process updates only its own shard of the weights."""
 
 
-class Sharded(nn.Module):
-    """FSDP2 around a model, of which every process keeps a share. The model given is without weights meanwhile."""
+class FSDPModel(nn.Module):
+    """FSDP2 around a model. The model passed in has no weights, except between `gather` and `free`."""
 
     def __init__(self, model: nn.Module, options: TrainOptions, precision: Precision, world: World) -> None:
         super().__init__()
         self._plain = (model,)  # a tuple: its parameters are not this module's
-        mine = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
-        self.module = copy.deepcopy(model, mine)  # of the same tensors
-        _inside(self.module, options, world)
+        tensors = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
+        self.module = copy.deepcopy(model, tensors)  # shares the model's tensors
+        _checkpoint_and_compile(self.module, options, world)
         mesh = init_device_mesh(world.device.type, (world.size,))
-        # Whatever travels, the residual stream and what is outside blocks stay in float32, as autocast has it, and
-        # gradients are added up in float32.
-        wide = MixedPrecisionPolicy(None, torch.float32, cast_forward_inputs=False)
-        narrow = options.gather_in == "precision" and precision.name != "fp32"
-        policy = dataclasses.replace(wide, param_dtype=precision.dtype) if narrow else wide
+        # Whatever train.comm_dtype is, the residual stream and everything outside the blocks stay in float32, as with
+        # autocast, and gradients are reduced in float32.
+        fp32 = MixedPrecisionPolicy(None, torch.float32, cast_forward_inputs=False)
+        low_precision = options.comm_dtype == "precision" and precision.name != "fp32"
+        policy = dataclasses.replace(fp32, param_dtype=precision.dtype) if low_precision else fp32
         for block in _blocks(self.module):
             for norm in block.modules():
-                if narrow and isinstance(norm, nn.LayerNorm):
+                if low_precision and isinstance(norm, nn.LayerNorm):
                     norm.forward = partial(_layer_norm, norm)  # type: ignore[method-assign]
-            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=options.reshard)
-        fully_shard(self.module, mesh=mesh, mp_policy=wide, reshard_after_forward=False)
+            fully_shard(
+                block, mesh=mesh, mp_policy=policy, reshard_after_forward=options.reshard_after_forward
+            )
+        fully_shard(self.module, mesh=mesh, mp_policy=fp32, reshard_after_forward=False)
         self.root = cast(FSDPModule, self.module)
-        _put(model, {name: torch.empty_like(p, device="meta") for name, p in model.named_parameters()})
+        self.free()
 
     def forward(self, *inputs: object) -> Tensor:
-        """What the model says."""
         return self.module(*inputs)
 
     def gather(self, device: torch.device, *, keep: bool) -> nn.Module:
-        """The model given, with all its weights if `keep`; every process takes part."""
+        """The plain model, with all its weights if `keep`. Every process calls it."""
         (plain,) = self._plain
         weights = {}
         for name, param in self.module.named_parameters():
             full = cast(DTensor, param.detach()).full_tensor()
             if keep:
                 weights[name] = full.to(device)
-        _put(plain, weights)
+        _set_parameters(plain, weights)
         return plain.train(self.training)
 
-    def forget(self) -> None:
-        """Free the gathered weights."""
+    def free(self) -> None:
+        """Free the weights of the plain model."""
         (plain,) = self._plain
-        _put(plain, {name: torch.empty_like(p, device="meta") for name, p in plain.named_parameters()})
+        _set_parameters(
+            plain, {name: torch.empty_like(p, device="meta") for name, p in plain.named_parameters()}
+        )
 
 
 def _layer_norm(norm: nn.LayerNorm, input: Tensor) -> Tensor:
-    """The norm of a wide stream by narrow weights, which a CPU has no kernel for."""
+    """LayerNorm of a float32 input with low-precision weights, which has no CPU kernel."""
     weight, bias = (None if p is None else p.to(input.dtype) for p in (norm.weight, norm.bias))
     return nn.functional.layer_norm(input, norm.normalized_shape, weight, bias, norm.eps)
 
 
-def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Give parameters these values, on whatever device, without copying."""
+def _set_parameters(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Replace parameters by these tensors, on any device, without copying."""
     for name, param in list(model.named_parameters()):
         if name in weights:
             owner, _, last = name.rpartition(".")
-            fresh = nn.Parameter(weights[name], requires_grad=param.requires_grad)
-            setattr(model.get_submodule(owner), last, fresh)
+            replacement = nn.Parameter(weights[name], requires_grad=param.requires_grad)
+            setattr(model.get_submodule(owner), last, replacement)
 
 
 def prepare(
     model: nn.Module, options: TrainOptions, world: World, precision: Precision | None = None
 ) -> nn.Module:
-    """The model on this process's device, checkpointed, compiled and shared among processes as asked.
+    """The model on this process's device, with checkpointing, compile and data parallelism as in the options.
 
     Raises:
         ConfigError: several processes with train.parallel=none, or one with zero1 or fsdp.
@@ -113,27 +116,28 @@ def prepare(
     if world.size == 1:
         if kind in {"zero1", "fsdp"}:
             raise ConfigError(
-                f"train.parallel={kind} shares the work among processes, and there is one: start it with "
-                "torchrun --standalone --nproc-per-node N -m gptworks ..., or give --train.parallel none"
+                f"train.parallel={kind} needs several processes, but there is only one: start them with "
+                "torchrun --standalone --nproc-per-node N -m gptworks ..., or use --train.parallel none"
             )
-        return _inside(model.to(world.device), options, world)
+        return _checkpoint_and_compile(model.to(world.device), options, world)
     if kind == "none":
-        raise ConfigError(f"train.parallel=none, but torchrun started {world.size} processes")
+        raise ConfigError(
+            f"train.parallel=none, but torchrun started {world.size} processes; use ddp, zero1 or fsdp"
+        )
     if kind == "fsdp":
-        return Sharded(model, options, precision or Precision("fp32", world.device), world)
-    model = _inside(model.to(world.device), options, world)
+        return FSDPModel(model, options, precision or Precision("fp32", world.device), world)
+    model = _checkpoint_and_compile(model.to(world.device), options, world)
     ids = [world.device.index] if world.device.type == "cuda" else None
-    wrapper = ZeroOne if kind == "zero1" else DistributedDataParallel
+    wrapper = Zero1 if kind == "zero1" else DistributedDataParallel
     return wrapper(model, device_ids=ids, gradient_as_bucket_view=True, **_SYNC)
 
 
-def _inside(model: nn.Module, options: TrainOptions, world: World) -> nn.Module:
-    """Activation checkpointing, and then compile: what happens within a process."""
+def _checkpoint_and_compile(model: nn.Module, options: TrainOptions, world: World) -> nn.Module:
     if options.checkpoint_activations:
         checkpoint_activations(model)
-    if compiles(options, world) and not why_not_compiled(world.device):
-        # Blocks are alike: compiled once, used n_layer times, in seconds instead of a minute. In place, so names stay.
-        torch._dynamo.config.suppress_errors = True  # type: ignore[attr-defined] # a block that cannot be compiled runs as it is
+    if should_compile(options, world) and not compile_failure(world.device):
+        # All blocks run the same code, so compiling one takes seconds instead of a minute. In place: names stay.
+        torch._dynamo.config.suppress_errors = True  # type: ignore[attr-defined] # a block that fails to compile runs eagerly
         for block in _blocks(model):
             if options.parallel == "fsdp":
                 block.forward = torch.compile(block.forward)  # FSDP's hooks stay outside
@@ -142,20 +146,15 @@ def _inside(model: nn.Module, options: TrainOptions, world: World) -> nn.Module:
     return model
 
 
-def shares(model: nn.Module, world: World) -> Shares:
-    """Which weights of a prepared model this process updates."""
-    return Shares(model, world, cut=isinstance(model, ZeroOne))
-
-
 def checkpoint_activations(model: nn.Module) -> None:
-    """Keep only what enters each block; compute the rest again on the way back."""
+    """Keep only each block's input for the backward pass, and recompute its other activations."""
     for block in _blocks(model):
         if not _checkpointed(block):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def checkpoints_activations(model: nn.Module) -> bool:
-    """Whether that was done."""
+def uses_activation_checkpointing(model: nn.Module) -> bool:
+    """Whether checkpoint_activations has been applied to the model."""
     return any(_checkpointed(block) for block in _blocks(model))
 
 
@@ -163,25 +162,25 @@ def _checkpointed(block: nn.Module) -> bool:
     return isinstance(block.forward, partial) and block.forward.func is checkpoint
 
 
-def compiles(options: TrainOptions, world: World) -> bool:
-    """Whether torch.compile is asked for, or known to pay."""
+def should_compile(options: TrainOptions, world: World) -> bool:
+    """Whether train.compile asks for torch.compile; auto means on a GPU only."""
     return options.compile == "on" or (options.compile == "auto" and world.device.type == "cuda")
 
 
 @cache
-def why_not_compiled(device: torch.device) -> str:
-    """What keeps torch.compile from working here, tried on a product forward and backward; empty if nothing does.
+def compile_failure(device: torch.device) -> str:
+    """Why torch.compile fails here, found by compiling a small function; empty if it works.
 
-    It needs a C++ compiler on a CPU and Triton on a GPU, and whoever has neither should still train.
+    It needs a C++ compiler on a CPU and Triton on a GPU. Training must work without them.
     """
     x = torch.ones(2, 2, device=device, requires_grad=True)
     logger = logging.getLogger("torch._inductor")
     level = logger.level
     try:
-        logger.setLevel(logging.CRITICAL)  # what it has to say comes as the exception
+        logger.setLevel(logging.CRITICAL)  # the exception says the same
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.compile(lambda x: torch.nn.functional.gelu(x @ x).sum())(x).backward()
-    except Exception as error:  # whatever a compiler chokes on is not this run's business
+    except Exception as error:  # a compiler can raise anything
         return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     finally:
         logger.setLevel(level)
@@ -190,8 +189,8 @@ def why_not_compiled(device: torch.device) -> str:
 
 @contextmanager
 def accumulate(model: nn.Module, *, last: bool) -> Iterator[None]:
-    """Within a step, exchange gradients only with the last micro-batch's backward."""
-    if isinstance(model, Sharded):
+    """Synchronize gradients only in the backward pass of a step's last micro-batch."""
+    if isinstance(model, FSDPModel):
         model.root.set_requires_gradient_sync(last)
         model.root.set_is_last_backward(last)
     with model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext():
@@ -204,29 +203,31 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def unwrap(model: nn.Module) -> Model:
-    """The model inside a data-parallel wrapper. Of FSDP's, with weights only while it is used: see `whole`."""
-    inside = isinstance(model, DistributedDataParallel | Sharded)
-    return cast(Model, model.module if inside else model)
+    """The model inside a data-parallel wrapper. FSDP's has sharded weights: see `full_model`."""
+    wrapped = isinstance(model, DistributedDataParallel | FSDPModel)
+    return cast(Model, model.module if wrapped else model)
 
 
 @contextmanager
-def whole(model: nn.Module, device: torch.device | None = None, *, keep: bool = True) -> Iterator[nn.Module]:
-    """The plain model with all its weights, to measure or to save. Every process asks for it at the same time.
+def full_model(
+    model: nn.Module, device: torch.device | None = None, *, keep: bool = True
+) -> Iterator[nn.Module]:
+    """The plain model with all its weights, for evaluating or saving. Every process calls it at the same time.
 
-    `device`: where the weights are wanted, if it matters. Whoever does not `keep` them only helps the others.
+    `device`: where to gather FSDP's weights; default: the model's. A process without `keep` only sends its shards.
     """
-    if not isinstance(model, Sharded):
+    if not isinstance(model, FSDPModel):
         yield unwrap(model)
         return
     try:
         yield model.gather(device or next(model.parameters()).device, keep=keep)
     finally:
-        model.forget()
+        model.free()
 
 
-def put_back(model: nn.Module, plain: nn.Module) -> None:
-    """Take the weights of `whole(model)`, which were changed, for those of the model."""
-    if isinstance(model, Sharded):
+def load_full(model: nn.Module, plain: nn.Module) -> None:
+    """Copy weights that were changed in `plain`, from `full_model(model)`, back into the model's shards."""
+    if isinstance(model, FSDPModel):
         weights = dict(plain.named_parameters())
         with torch.no_grad():
             for name, param in model.module.named_parameters():

@@ -1,4 +1,4 @@
-"""Number formats: weights, gradients and moments in float32; products in the narrowest type the hardware is fast in."""
+"""Mixed precision: weights, gradients and moments stay in float32; matrix products use the hardware's fastest dtype."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gptworks.devices import DTYPES, fast_dtype
 from gptworks.errors import ConfigError
 from gptworks.model import native
-from gptworks.world import DTYPES, fast_dtype
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What products are computed in, on which device."""
+    """The dtype of matrix products on a device."""
 
     name: Literal["bf16", "fp16", "fp32"]
     device: torch.device
@@ -24,32 +24,33 @@ class Precision:
         return DTYPES[self.name]
 
     def __str__(self) -> str:
-        compiled = self.name == "bf16" and self.device.type == "cpu" and native.kernels() is not None
-        return self.name + (" with loops compiled for this CPU" if compiled else "")
+        native_kernels = self.name == "bf16" and self.device.type == "cpu" and native.kernels() is not None
+        return self.name + (" with kernels compiled for this CPU" if native_kernels else "")
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Run the forward pass in this type."""
+        """Context in which the forward pass uses this dtype."""
         if self.name == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
 
-def choose(wanted: Literal["auto", "bf16", "fp16", "fp32"], device: torch.device) -> Precision:
-    """`auto` looks at the hardware.
+def choose(name: Literal["auto", "bf16", "fp16", "fp32"], device: torch.device) -> Precision:
+    """The precision that train.precision names; auto picks the device's fastest.
 
     Raises:
-        ConfigError: fp16 on a CPU, where it is neither fast nor safe.
+        ConfigError: fp16 on a CPU, where it is slow and overflows.
     """
-    if wanted == "fp16" and device.type == "cpu":
-        raise ConfigError("train.precision=fp16 needs a GPU; on this CPU use auto, bf16 or fp32")
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError("train.precision=fp16 needs a GPU; on a CPU use auto, bf16 or fp32")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    return Precision(fast_dtype(device) if wanted == "auto" else wanted, device)
+    return Precision(fast_dtype(device) if name == "auto" else name, device)
 
 
 class LossScale:
-    """Multiplies an fp16 loss so that small gradients survive; halved on overflow, doubled after 2,000 good steps.
+    """Dynamic loss scale that keeps small fp16 gradients from underflowing.
 
+    Halved on overflow, doubled after 2,000 good steps.
     Micikevicius et al. 2018, "Mixed Precision Training", section 3.2.
     """
 
@@ -58,7 +59,7 @@ class LossScale:
         self.good_steps = torch.zeros((), dtype=torch.int32, device=device)
 
     def update(self, found_inf: Tensor) -> None:
-        """Adapt after a step; no host synchronisation."""
+        """Adjust the scale after a step, without synchronizing with the device."""
         bad = found_inf.bool()
         self.good_steps = torch.where(bad, 0, self.good_steps + 1).int()
         grow = self.good_steps >= 2000

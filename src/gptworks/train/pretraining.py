@@ -1,7 +1,6 @@
-"""Settling a pretraining recipe: what its options come to, once the Dataset and the hardware are known."""
+"""Resolves a pretraining recipe: its options become a model, an order of data and a plan."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,28 +14,29 @@ from gptworks.errors import CheckpointError, ConfigError, DataError
 from gptworks.model import checkpoint as models
 from gptworks.model import find
 from gptworks.model.build import Model, build, grow_vocabulary
-from gptworks.model.config import ModelConfig, biases, resolve
+from gptworks.model.config import ModelConfig, biases, resolve_config
+from gptworks.processes import World
 from gptworks.recipe import Recipe, TrainOptions
 from gptworks.text.tokenizer import Tokenizer
 from gptworks.train import fit, precision
 from gptworks.train.evaluators import ValidationLoss
-from gptworks.train.guard import Limits
-from gptworks.train.tasks import LanguageModelling
+from gptworks.train.guard import FaultPolicy
+from gptworks.train.lengths import PRETRAINING_EPOCHS, count_steps
+from gptworks.train.tasks import LanguageModelTask
 from gptworks.train.trainer import Plan
-from gptworks.world import World
 
-NOT_OF_THE_BASE = ("dropout", "dropout_at", "init_std", "zero_init", "frozen_embedding", "preset")
+CHANGEABLE = ("dropout", "dropout_at", "init_std", "zero_init", "frozen_embedding", "preset")
 DROPOUT = ("dropout", "dropout_at")
-"""What may differ from the base: it does not touch the weights."""
+"""Options that may differ from the base model's: they do not affect its weights."""
 
 
 @dataclass(frozen=True)
-class Pretraining:
-    """A recipe settled: everything a Trainer needs, and the numbers people ask about."""
+class PretrainSetup:
+    """A resolved recipe: everything a Trainer needs, and a few derived values."""
 
     model: Model
     config: ModelConfig
-    task: LanguageModelling
+    task: LanguageModelTask
     plan: Plan
     evaluate: ValidationLoss | None
     tokenizer: Tokenizer
@@ -46,53 +46,63 @@ class Pretraining:
     """The validation windows."""
 
 
-def settle(recipe: Recipe, dataset: Dataset, world: World, *, resumed: Path | None = None) -> Pretraining:
+def resolve_recipe(
+    recipe: Recipe, dataset: Dataset, world: World, *, resumed: Path | None = None
+) -> PretrainSetup:
     """Check the recipe against the Dataset and this machine, and build the model.
 
-    A run that was begun from a base MODEL and is `resumed` from a checkpoint needs that MODEL no more.
+    A run that started from a base MODEL no longer needs it when it is `resumed` from a checkpoint.
 
     Raises:
         ConfigError, DataError, CheckpointError: the parts do not fit together.
-        ResourceError: the run would not fit into memory.
+        ResourceError: training would not fit into memory.
     """
     tokenizer = dataset.tokenizer()
-    base = None if recipe.base is None else resumed or find.resolve(recipe.base)
-    config = resolve(recipe.model, dataset.vocab_size) if base is None else base_config(recipe, dataset, base)
+    base = None if recipe.base is None else resumed or find.find_checkpoint(recipe.base)
+    config = (
+        resolve_config(recipe.model, dataset.vocab_size)
+        if base is None
+        else base_config(recipe, dataset, base)
+    )
     split = dataset.split("train")
     if split is None:
         raise DataError(f"{dataset.path} has no train split")
     order = choose_order(split, recipe.train, config.context)
     steps, batch = (
-        count_steps(recipe.train, order),
+        count_steps(recipe.train, order.steps_per_epoch, PRETRAINING_EPOCHS),
         choose_batch(recipe.train, split.n_tokens, config.context),
     )
-    numbers = precision.choose(recipe.train.precision, world.device)
+    chosen = precision.choose(recipe.train.precision, world.device)
     rows = max(1, -(-batch // config.context) // world.size)
-    if recipe.train.skip_first >= config.context:
+    if recipe.train.ignore_first >= config.context:
         raise ConfigError(
-            f"train.skip_first={recipe.train.skip_first} leaves nothing to learn of rows of {config.context} tokens"
+            f"train.ignore_first={recipe.train.ignore_first} leaves no targets in rows of {config.context} tokens"
         )
-    micro_batch = fit.micro_batch(recipe, config, rows, numbers, world)  # before anything large is made
-    plan = Plan(steps, micro_batch, recipe.train.seed, numbers, Limits.of(recipe.train))
+    micro_batch = fit.choose_micro_batch(recipe, config, rows, chosen, world)  # before anything large is made
+    plan = Plan(steps, micro_batch, recipe.train.seed, chosen, FaultPolicy.of(recipe.train))
     val = dataset.split("val")
     longest = min(config.context, val.n_tokens - 1) if val else 0
     windows = (
-        fixed_windows(val, longest, recipe.eval.tokens) if val and longest > recipe.train.skip_first else []
+        fixed_windows(val, longest, recipe.eval.tokens) if val and longest > recipe.train.ignore_first else []
     )
     evaluate = None
     if windows:
-        lengths = token_bytes(tokenizer)
-        evaluate = ValidationLoss(windows, lengths, micro_batch, recipe.train.skip_first, numbers, world)
-    task = LanguageModelling(order, skip_first=recipe.train.skip_first)
+        lengths = tokenizer.byte_lengths(specials=False)
+        evaluate = ValidationLoss.on_windows(
+            windows, lengths, micro_batch, recipe.train.ignore_first, chosen, world
+        )
+    task = LanguageModelTask(order, ignore_first=recipe.train.ignore_first)
     model = starting_model(recipe, config, base)
-    return Pretraining(model, config, task, plan, evaluate, tokenizer, batch, order.steps_per_epoch, windows)
+    return PretrainSetup(
+        model, config, task, plan, evaluate, tokenizer, batch, order.steps_per_epoch, windows
+    )
 
 
 def base_config(recipe: Recipe, dataset: Dataset, base: Path) -> ModelConfig:
-    """The shape of the MODEL to start from, with the recipe's dropout and the Dataset's added special tokens.
+    """The config of the base MODEL, with the recipe's dropout and the Dataset's added special tokens.
 
     Raises:
-        CheckpointError: the Dataset was made with another tokenizer than that model's.
+        CheckpointError: the Dataset was made with another tokenizer.
         ConfigError: the recipe asks for another shape.
     """
     theirs = models.load_tokenizer(base)
@@ -100,13 +110,13 @@ def base_config(recipe: Recipe, dataset: Dataset, base: Path) -> ModelConfig:
     grown = theirs.with_special_tokens(added) if added else theirs
     if grown.fingerprint != dataset.tokenizer_fingerprint:
         raise CheckpointError(
-            f"{dataset.path} was made with another tokenizer ({dataset.vocab_size:,} ids) than {recipe.base} "
+            f"{dataset.path} was made with a different tokenizer ({dataset.vocab_size:,} ids) than {recipe.base} "
             f"({theirs.vocab_size:,} ids): prepare it again with --tokenizer {recipe.base}"
         )
     have = models.read_config(base)
     for name, value in vars(recipe.model).items():
         value = biases(value) if name == "bias" and value is not None else value
-        if value is not None and name not in NOT_OF_THE_BASE and getattr(have, name, value) != value:
+        if value is not None and name not in CHANGEABLE and getattr(have, name, value) != value:
             raise ConfigError(
                 f"model.{name}={value} contradicts {recipe.base}, where it is {getattr(have, name)}"
             )
@@ -118,7 +128,7 @@ def _dropout(recipe: Recipe) -> dict[str, Any]:
 
 
 def starting_model(recipe: Recipe, config: ModelConfig, base: Path | None) -> Model:
-    """New weights, or those of the base."""
+    """Random weights, or the base model's."""
     if base is not None:
         return grow_vocabulary(models.load(base, overrides=_dropout(recipe)), config.vocab_size)
     model = build(config, seed=recipe.train.seed)
@@ -129,25 +139,25 @@ def starting_model(recipe: Recipe, config: ModelConfig, base: Path | None) -> Mo
 
 def _take_embedding(model: Model, name: str) -> None:
     try:
-        theirs = models.load(find.resolve(name))
+        theirs = models.load(find.find_checkpoint(name))
     except CheckpointError as error:
         raise CheckpointError(f"model.frozen_embedding: {error}") from None
     ours, have = ((m.config.n_embd, m.config.vocab_size) for m in (model, theirs))
     if ours != have:
         raise ConfigError(
-            f"model.frozen_embedding={name} is {have[0]} wide and has {have[1]:,} tokens, this model is {ours[0]} wide "
-            f"and the Dataset has {ours[1]:,}: they must agree"
+            f"model.frozen_embedding={name} has width {have[0]} and {have[1]:,} tokens; this model has width {ours[0]} "
+            f"and the Dataset {ours[1]:,} tokens: they must match"
         )
     with torch.no_grad():
         model.head_weight.copy_(theirs.head_weight)
 
 
 BATCH_TOKENS, STEPS_PER_EPOCH = 524_288, 200
-"""GPT-3's batch for its smallest model (Brown et al. 2020, table 2.1), and the fewest steps that learn something."""
+"""GPT-3's batch for its smallest model (Brown et al. 2020, table 2.1), and the fewest steps that train usefully."""
 
 
 def choose_order(split: Split, options: TrainOptions, context: int) -> Order:
-    """The order train.windows asks for.
+    """The order of data that train.windows asks for.
 
     Raises:
         ConfigError: the batch is not a whole number of rows.
@@ -166,10 +176,10 @@ def choose_order(split: Split, options: TrainOptions, context: int) -> Order:
 
 
 def check_batch(options: TrainOptions, batch_tokens: int, context: int) -> None:
-    """Refuse a batch that is not a whole number of rows, where rows are of one length.
+    """Refuse a batch that is not a whole number of rows, if all rows have one length.
 
     Raises:
-        ConfigError: with the nearest that is.
+        ConfigError: names the nearest valid batch.
     """
     if batch_tokens % context and options.windows != "documents":
         near = max(1, round(batch_tokens / context)) * context
@@ -178,32 +188,9 @@ def check_batch(options: TrainOptions, batch_tokens: int, context: int) -> None:
         )
 
 
-def count_steps(options: TrainOptions, order: Order) -> int:
-    """Steps of the whole run.
-
-    Raises:
-        ConfigError: both train.max_steps and train.epochs are given.
-    """
-    if options.max_steps is not None and options.epochs is not None:
-        raise ConfigError(
-            "train.max_steps and train.epochs both say how long to train: leave out one of them"
-        )
-    if options.max_steps is not None:
-        return options.max_steps
-    return max(1, math.ceil(round((options.epochs or 1.0) * order.steps_per_epoch, 6)))
-
-
 def choose_batch(options: TrainOptions, n_tokens: int, context: int) -> int:
-    """Tokens of a step: the recipe's, or a power of two of rows that leaves an epoch its steps."""
+    """Tokens per step: the recipe's, or the largest power of two of rows that leaves enough steps in an epoch."""
     if options.batch_tokens is not None:
         return options.batch_tokens
     rows = min(BATCH_TOKENS // context, n_tokens // context // STEPS_PER_EPOCH)
     return context * 2 ** max(0, rows.bit_length() - 1)
-
-
-def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """(V,) bytes of text that each token stands for; special tokens stand for none."""
-    special = set(tokenizer.special_tokens.values())
-    return np.array(
-        [0 if i in special else len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
-    )

@@ -1,138 +1,135 @@
-"""What a run's folder says of how it was made, and whether a run may go on with what is asked of it now."""
+"""What a run's folder records about how it was made, and whether the run may continue with the options given now."""
 
 import dataclasses
-import json
 import platform
 import socket
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Self
 
 import numpy as np
 import tomli_w
 import torch
 from torch import nn
 
-from gptworks import __version__, runs
+from gptworks import __version__, files
+from gptworks.data.dataset import Dataset
+from gptworks.devices import cpu_name, describe
 from gptworks.errors import CheckpointError, ConfigError
-from gptworks.model.config import ONLY
+from gptworks.host_memory import memory_total
+from gptworks.model.config import FAMILY_OPTIONS, ModelConfig
+from gptworks.processes import World
 from gptworks.recipe import ModelOptions, Recipe
-from gptworks.recipefile import as_tables
-from gptworks.train.pretraining import Pretraining
-from gptworks.world import World, describe, memory_total, processor
+from gptworks.recipefile import Tables, as_tables
+from gptworks.runs import Run
+from gptworks.train.trainer import Plan
 
 BEFORE_AND_AFTER = frozenset({"prepare", "bpe", "evaluate", "perplexity", "glue"})
 """Tables that are not part of any run."""
 
 PRETRAINING_IGNORES = BEFORE_AND_AFTER | {"lora", "classify", "instruct"}
-FINETUNING_IGNORES = BEFORE_AND_AFTER | {"model", "sample", "instruct"}
+CLASSIFYING_IGNORES = BEFORE_AND_AFTER | {"model", "sample", "instruct"}
 INSTRUCTING_IGNORES = BEFORE_AND_AFTER | {"model", "sample", "classify"}
-"""Tables that are not part of a run that learns language, to classify, to answer."""
+"""Tables that are not part of a pretraining, classification or instruction run."""
 
 FREE_TABLES = {"out", "data", "eval", "save", "sample", "log"}
-FREE = {"train.max_steps", "train.epochs", "train.max_hours", "train.micro_batch", "train.compile"}
-FREE |= {
-    "train.patience",
-    "train.rollbacks",
-    "train.parallel",
-    "train.reshard",
-    "train.gather_in",
-    "train.wait_minutes",
-    "train.checkpoint_activations",
-    "classify.tries",
-    "classify.keep_by",
-}
-"""What may be changed when a run goes on. Anything else would make its past and its future two different runs."""
+FREE = {
+    "train.max_steps", "train.epochs", "train.max_hours", "train.micro_batch", "train.compile", "train.max_bad_steps",
+    "train.max_rollbacks", "train.parallel", "train.reshard_after_forward", "train.comm_dtype",
+    "train.comm_timeout_minutes", "train.checkpoint_activations", "classify.n_seeds", "classify.best_metric",
+}  # fmt: skip
+"""Options that may change when a run resumes. Changing any other would turn its past and future into two runs."""
 
 LENGTH = {"train.max_steps", "train.epochs"}
-"""What says how long a run is."""
+"""Options that set the length of a run."""
 
 FIXED_TABLES = {"model", "lora", "base", "tokenizer"}
-FIXED = {"optim.kind"}
+FIXED = {"optim.name"}
 LOOSE = {"model.dropout", "model.dropout_at", "lora.dropout"}
-"""What cannot be changed even by who wants two different runs: a checkpoint would not mean what it says."""
-
+"""FIXED ones may not change even with --accept-changes: a checkpoint would no longer mean what it says."""
 
 Change = tuple[str, Any, Any]
-"""An option's dotted name, and its values before and now."""
+"""An option's dotted name, and its value before and now."""
 
 
-class Material(Protocol):
-    """What a run is trained on."""
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """The data that a run is trained on."""
 
-    @property
-    def path(self) -> Path: ...
+    path: Path
+    fingerprint: str
+    tokenizer_fingerprint: str
 
-    @property
-    def fingerprint(self) -> str: ...
+    @classmethod
+    def of(cls, dataset: Dataset) -> Self:
+        """A Dataset's."""
+        return cls(dataset.path, dataset.fingerprint, dataset.tokenizer_fingerprint)
 
-    @property
-    def tokenizer_fingerprint(self) -> str: ...
 
-
-def resolved(recipe: Recipe, work: Pretraining) -> Recipe:
-    """The recipe with what was left open filled in: the model's shape, the micro-batch, the number format."""
-    config = work.config
-    foreign = {name for family, names in ONLY.items() if family != config.family for name in names}
-    names = (
-        {field.name for field in dataclasses.fields(ModelOptions)} - foreign - {"preset", "frozen_embedding"}
-    )
-    shape = {name: getattr(config, name) for name in names}
+def resolved(recipe: Recipe, config: ModelConfig, plan: Plan) -> Recipe:
+    """The recipe of a pretraining run with the model's shape, the micro-batch and the precision filled in."""
+    foreign = {name for family, names in FAMILY_OPTIONS.items() if family != config.family for name in names}
+    names = {field.name for field in dataclasses.fields(ModelOptions)} - foreign
+    shape = {name: getattr(config, name) for name in names - {"preset", "frozen_embedding"}}
     if shape.get("bias") == ():
         shape["bias"] = ("none",)
-    return dataclasses.replace(
-        recipe,
-        model=ModelOptions(**shape, frozen_embedding=recipe.model.frozen_embedding),
-        train=dataclasses.replace(
-            recipe.train, micro_batch=work.plan.micro_batch, precision=work.plan.precision.name
-        ),
-    )
+    model = ModelOptions(**shape, frozen_embedding=recipe.model.frozen_embedding)
+    return dataclasses.replace(with_plan(recipe, plan), model=model)
+
+
+def with_plan(recipe: Recipe, plan: Plan) -> Recipe:
+    """The recipe with the micro-batch and the precision filled in."""
+    settled = {"micro_batch": plan.micro_batch, "precision": plan.precision.name}
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **settled))
 
 
 def write(
-    recipe: Recipe, dataset: Material, world: World, ignores: frozenset[str], peak: float | None = None
+    recipe: Recipe,
+    data: Provenance,
+    world: World,
+    ignores: frozenset[str],
+    *,
+    max_steps: int | None = None,
+    peak: float | None = None,
 ) -> None:
-    """recipe.toml and environment.json. Of the newest start. `peak` is what its MFU is divided by, in FLOP/s."""
-    assert recipe.out is not None
-    recipe.out.mkdir(parents=True, exist_ok=True)
-    tables = as_tables(recipe)
-    used = {name: value for name, value in tables.items() if name not in ignores}
-    runs.write_text(recipe.out / "recipe.toml", tomli_w.dumps(used))
-    learned = {
-        "dataset": str(dataset.path),
-        "dataset_fingerprint": dataset.fingerprint,
-        "tokenizer_fingerprint": dataset.tokenizer_fingerprint,
+    """Write recipe.toml and environment.json, at every start. `peak`: the FLOP/s that MFU is divided by."""
+    run = recipe.run
+    run.path.mkdir(parents=True, exist_ok=True)
+    used = {name: value for name, value in as_tables(recipe).items() if name not in ignores}
+    files.write_text(run / "recipe.toml", tomli_w.dumps(used))
+    facts = environment(world) | {
+        "dataset": str(data.path),
+        "dataset_fingerprint": data.fingerprint,
+        "tokenizer_fingerprint": data.tokenizer_fingerprint,
     }
-    fastest = {} if peak is None else {"peak_flops": peak, "peak_precision": recipe.train.precision}
-    runs.write_json(recipe.out / "environment.json", environment(world) | learned | fastest)
+    if max_steps is not None:
+        facts["max_steps"] = max_steps
+    if peak is not None:
+        facts |= {"peak_flops": peak, "peak_precision": recipe.train.precision}
+    files.write_json(run / "environment.json", facts)
 
 
-def peak(run: Path, precision: str, world: World) -> float | None:
-    """The FLOP/s that MFU was divided by when a run began; None if it was not on such a machine, or is not known.
+def peak(run: Run, precision: str, world: World) -> float | None:
+    """The FLOP/s that MFU was divided by when the run started; None if unknown, or if it was on another machine.
 
-    Measured anew at each start it would differ by a third, as a busy machine does, and so would MFU.
+    Measuring again at each start would change it by up to a third on a busy machine, and MFU with it.
     """
-    try:
-        told = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    facts = run.environment()
     now = environment(world) | {"peak_precision": precision}
-    if not isinstance(told, dict) or not isinstance(told.get("peak_flops"), float):
-        return None
     names = ("processor", "device", "processes", "peak_precision")
-    return told["peak_flops"] if all(told.get(name) == now[name] for name in names) else None
+    same = all(facts.get(name) == now[name] for name in names)
+    return facts["peak_flops"] if same and isinstance(facts.get("peak_flops"), float) else None
 
 
 def environment(world: World) -> dict[str, Any]:
-    """What work is done with: versions and machine."""
+    """Versions and machine."""
     return {
         "gptworks": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
         "numpy": np.__version__,
-        "processor": processor(),
+        "processor": cpu_name(),
         "memory": memory_total(torch.device("cpu")),
         "device": describe(world.device),
         "processes": world.size,
@@ -140,11 +137,11 @@ def environment(world: World) -> dict[str, Any]:
     }
 
 
-def check_alike(recipe: Recipe, dataset: Material, model: nn.Module, world: World) -> None:
-    """Before the first step of several processes: all must do the same work, on the same data, in the same versions.
+def check_alike(recipe: Recipe, data: Provenance, model: nn.Module, world: World) -> None:
+    """Check before the first step that all processes do the same work, on the same data, with the same versions.
 
     Raises:
-        ConfigError: naming the first process that differs from the main one, and in what.
+        ConfigError: names the first process that differs from the main one, and how.
     """
     if world.size == 1:
         return
@@ -153,36 +150,35 @@ def check_alike(recipe: Recipe, dataset: Material, model: nn.Module, world: Worl
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "device": world.device.type,
-        "the Dataset's fingerprint": dataset.fingerprint,
-        "the tokenizer's fingerprint": dataset.tokenizer_fingerprint,
-        "the first weights' checksum": _checksum(model),
+        "the Dataset's fingerprint": data.fingerprint,
+        "the tokenizer's fingerprint": data.tokenizer_fingerprint,
+        "the checksum of the initial weights": _checksum(model),
     } | {name: now for name, _, now in differences({}, as_tables(recipe))}
     everyone = world.gather((socket.gethostname(), mine))
-    host, wanted = everyone[0]
-    for rank, (where, theirs) in enumerate(everyone):
-        names = [name for name in wanted.keys() | theirs.keys() if wanted.get(name) != theirs.get(name)]
+    main_host, wanted = everyone[0]
+    for rank, (host, got) in enumerate(everyone):
+        names = [name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name)]
         if names:
-            told = "; ".join(
-                f"{name} is {theirs.get(name)}, not {wanted.get(name)}" for name in sorted(names)[:3]
+            shown = "; ".join(
+                f"{name} is {got.get(name)}, not {wanted.get(name)}" for name in sorted(names)[:3]
             )
             raise ConfigError(
-                f"process {rank} on {where} is not like process 0 on {host}: {told}. Give all machines the same "
-                "installation, recipe and files"
+                f"process {rank} on {host} differs from process 0 on {main_host}: {shown}. Give all machines the "
+                "same installation, recipe and files"
             )
 
 
 def _checksum(model: nn.Module) -> int:
-    """Of all weights, bit by bit; the order they are added in does not matter."""
+    """A checksum of all weights, bit by bit; independent of summation order."""
     return sum(
         (place + 1) * int(param.detach().contiguous().view(-1).view(torch.int16).sum(dtype=torch.int64))
         for place, param in enumerate(model.parameters())
     )
 
 
-def adopt(recipe: Recipe) -> Recipe:
-    """What `auto` settled to when the run in `recipe.out` began stays so when it goes on: same cuts, same bits."""
-    assert recipe.out is not None
-    train = _saved(recipe.out).get("train", {}) if runs.checkpoints(recipe.out) else {}
+def keep_resolved(recipe: Recipe) -> Recipe:
+    """The recipe with what `auto` resolved to when the run started, so that it resumes with the same bits."""
+    train = recipe.run.recipe().get("train", {}) if recipe.run.checkpoints() else {}
     kept = {}
     if recipe.train.micro_batch == "auto" and isinstance(train.get("micro_batch"), int):
         kept["micro_batch"] = train["micro_batch"]
@@ -193,57 +189,59 @@ def adopt(recipe: Recipe) -> Recipe:
 
 def check_same(
     recipe: Recipe,
-    dataset: Material,
+    data: Provenance,
     say: Callable[[str], None],
     ignores: frozenset[str],
     *,
     accept: bool = False,
 ) -> list[Change]:
-    """Compare a resolved recipe with the one the run in `recipe.out` began with; returns and says what has changed.
+    """Compare a resolved recipe with the one its run started with; returns and prints the harmless changes.
 
-    Changes that make it another run are refused, but if they can be made, and `accept` says that they are meant.
+    With `accept`, changes that make a run of two different parts are allowed if they are possible at all.
 
     Raises:
-        ConfigError: what is asked for now differs in something that would make it another run.
-        CheckpointError: the Dataset is another one.
+        ConfigError: an option has changed that would make it a different run.
+        CheckpointError: the Dataset is a different one.
     """
-    assert recipe.out is not None
-    if not (before := _saved(recipe.out)):
+    run = recipe.run
+    if not (before := run.recipe()):
         return []
-    found = [change for change in differences(before, as_tables(recipe)) if _table(change) not in ignores]
-    grave = [change for change in found if _table(change) not in FREE_TABLES and change[0] not in FREE]
-    never = [change for change in grave if _table(change) in FIXED_TABLES or change[0] in FIXED]
-    never = [change for change in never if change[0] not in LOOSE]
-    if never or (grave and not accept):
-        told = "; ".join(f"{name} = {was}, not {now}" for name, was, now in never or grave)
-        way_out = "" if never else ", or give --accept-changes if you want a run of two parts"
+    changes = [change for change in differences(before, as_tables(recipe)) if _table(change) not in ignores]
+    grave = [change for change in changes if _table(change) not in FREE_TABLES and change[0] not in FREE]
+    fixed = [change for change in grave if _table(change) in FIXED_TABLES or change[0] in FIXED]
+    fixed = [change for change in fixed if change[0] not in LOOSE]
+    if fixed or (grave and not accept):
+        shown = "; ".join(f"{name} = {was}, not {now}" for name, was, now in fixed or grave)
+        way_out = "" if fixed else ", or add --accept-changes if you want a run of two different parts"
         raise ConfigError(
-            f"{recipe.out} was begun with {told}: leave it so, or start anew with another --out{way_out}"
+            f"{run} started with {shown}: keep these values, or start a new run with another --out{way_out}"
         )
-    _same_dataset(recipe.out, dataset, say if accept else None)
-    shown = [change for change in found if _table(change) not in {"out", "data"}]
+    _check_dataset(run, data, say if accept else None)
+    shown = [change for change in changes if _table(change) not in {"out", "data"}]
     for name, was, now in shown:
-        say(f"{name} was {was}, is now {now}{_stretched(recipe) if name in LENGTH else ''}")
+        say(f"{name} was {was}, is now {now}{_new_length(recipe) if name in LENGTH else ''}")
     return shown
 
 
-def _stretched(recipe: Recipe) -> str:
-    """What another length of the run does to the steps that are still to come."""
+def _new_length(recipe: Recipe) -> str:
+    """What a new length of the run does to the steps to come."""
     if recipe.optim.schedule == "constant" or recipe.optim.decay_steps is not None:
         return ""
-    return ": the learning rate follows the new length from here on, so this is not the run it would be from the start"
+    return (
+        ": the learning rate follows the new length from here on, so the run differs from one of that length"
+    )
 
 
-def check_length(run: Path, done: int, max_steps: int) -> None:
-    """Before anything is written: a run cannot be made shorter than it is.
+def check_length(run: Run, done: int, max_steps: int) -> None:
+    """Check before anything is written that a run is not made shorter than it is.
 
     Raises:
-        ConfigError: it has more steps than are asked for.
+        ConfigError: it already has more steps.
     """
     if done > max_steps:
         raise ConfigError(
-            f"{run} is at step {done:,} already, and {max_steps:,} are asked for: leave out --train.max-steps or "
-            "--train.epochs, or give more; a model saved before is RUN@step-N"
+            f"{run} is already at step {done:,}, beyond the requested {max_steps:,}: leave out --train.max-steps or "
+            "--train.epochs, or raise it; a model saved earlier is RUN@step-N"
         )
 
 
@@ -251,26 +249,15 @@ def _table(change: Change) -> str:
     return change[0].partition(".")[0]
 
 
-def keep_changes(run: Path, step: int, changes: list[Change]) -> None:
-    """Add to changes.jsonl what has changed at a step: recipe.toml tells only of the newest start."""
+def keep_changes(run: Run, step: int, changes: list[Change]) -> None:
+    """Append changed options to changes.jsonl: recipe.toml shows only the latest start."""
     if changes:
         rows = ({"step": step, "option": name, "was": was, "now": now} for name, was, now in changes)
-        runs.add_rows(run / "changes.jsonl", rows)
+        files.add_rows(run / "changes.jsonl", rows)
 
 
-def _saved(run: Path) -> dict[str, Any]:
-    file = run / "recipe.toml"
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file} is damaged ({error!s:.80}), so what this run was begun with is not known: put it back, or give "
-            "another --out"
-        ) from None
-
-
-def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[Change]:
-    """(dotted name, before, now) of every option that differs between two recipes' tables."""
+def differences(before: Tables, now: Tables, prefix: str = "") -> list[Change]:
+    """Every option that differs between two recipes' tables."""
     found = []
     for key in sorted(before.keys() | now.keys()):
         was, new = before.get(key), now.get(key)
@@ -281,20 +268,16 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
     return found
 
 
-def _same_dataset(run: Path, dataset: Material, accept: Callable[[str], None] | None) -> None:
-    """Refuse another Dataset; or with `accept` say so, if it is of the same tokenizer."""
-    try:
-        environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-        before = environment["dataset_fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
+def _check_dataset(run: Run, data: Provenance, say: Callable[[str], None] | None) -> None:
+    """Refuse a different Dataset; or report it with `say`, if it has the same tokenizer."""
+    facts = run.environment()
+    before = facts.get("dataset_fingerprint")
+    if not isinstance(before, str) or before == data.fingerprint:
         return
-    same_tokenizer = environment.get("tokenizer_fingerprint") == dataset.tokenizer_fingerprint
-    if before != dataset.fingerprint and accept and same_tokenizer:
-        accept(
-            f"the data were {environment.get('dataset')}, are now {dataset.path}, which is another Dataset"
-        )
-    elif before != dataset.fingerprint:
-        raise CheckpointError(
-            f"{run} was trained on {environment.get('dataset')} (fingerprint {before[:12]}), and {dataset.path} is "
-            f"another Dataset ({dataset.fingerprint[:12]}): give the first one back, or start anew with another --out"
-        )
+    if say and facts.get("tokenizer_fingerprint") == data.tokenizer_fingerprint:
+        say(f"the data was {facts.get('dataset')}, is now {data.path}, a different Dataset")
+        return
+    raise CheckpointError(
+        f"{run} was trained on {facts.get('dataset')} (fingerprint {before[:12]}), and {data.path} is a different "
+        f"Dataset ({data.fingerprint[:12]}): use the first one again, or start a new run with another --out"
+    )

@@ -1,4 +1,4 @@
-"""What a run learns: which rows make up a step, what a batch of rows is, and its summed loss."""
+"""Training tasks: which rows make up a step, how rows become a batch, and the batch's summed loss."""
 
 import math
 from collections.abc import Sequence
@@ -11,45 +11,44 @@ from torch import Tensor, nn
 
 from gptworks.data.order import Order, derive_seed, stack
 from gptworks.model.attention import packed
-from gptworks.model.classifier import Classifier, collate, predict
+from gptworks.model.classifier import ClassifierModel, collate, predict
 from gptworks.model.loss import linear_cross_entropy
+from gptworks.text.vocabulary import IGNORE
 from gptworks.train.parallel import unwrap
-from gptworks.train.trainer import IGNORE, Batch
+from gptworks.train.trainer import Batch
 
 
-class LanguageModelling:
-    """Predict every next token of rows of text."""
+class LanguageModelTask:
+    """Next-token prediction on rows of text."""
 
-    def __init__(self, order: Order, *, skip_first: int = 0) -> None:
-        self.order, self.skip_first = order, skip_first
+    def __init__(self, order: Order, *, ignore_first: int = 0) -> None:
+        self.order, self.ignore_first = order, ignore_first
 
     def rows(self, step: int) -> np.ndarray:
         return self.order.rows(step)
 
     def batch(self, rows: Sequence[int]) -> Batch:
         ids = torch.from_numpy(stack([self.order.read(int(row)) for row in rows]))  # (B, T + 1)
-        return language_batch(ids, self.skip_first)
+        return language_batch(ids, self.ignore_first)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return token_loss(model, batch)
 
-    def where(self, row: int) -> list[str]:
+    def sources(self, row: int) -> list[str]:
         return [f"{shard.path.name}:{document}" for shard, document in self.order.documents(row)]
 
 
-def language_batch(ids: Tensor, skip_first: int = 0) -> Batch:
-    """(B, T + 1) ids -> inputs and the targets that follow them, the first `skip_first` not learned."""
+def language_batch(ids: Tensor, ignore_first: int = 0) -> Batch:
+    """(B, T + 1) ids -> (B, T) inputs and targets; the first `ignore_first` targets are excluded from the loss."""
     targets = ids[:, 1:].clone()
-    targets[:, :skip_first] = IGNORE
+    targets[:, :ignore_first] = IGNORE
     return {"ids": ids[:, :-1], "targets": targets}
 
 
 def token_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy in nats, summed over the (B, T) targets that are not IGNORE."""
-    alone = "segments" not in batch
-    hidden = (
-        model(batch["ids"]) if alone else model(batch["ids"], None, packed(batch["segments"]))
-    )  # (B, T, C)
+    attention = (None, packed(batch["segments"])) if "segments" in batch else ()
+    hidden = model(batch["ids"], *attention)  # (B, T, C)
     inner = unwrap(model)
     return linear_cross_entropy(
         hidden.flatten(0, 1),
@@ -60,68 +59,70 @@ def token_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Texts' ids, and the number of each one's class, or the number to predict."""
+class LabelledTexts:
+    """Token ids of texts, and the class index or the regression target of each."""
 
     rows: list[np.ndarray]
     targets: np.ndarray
     padding: int
-    room: int = 0
-    """Tokens of a row that several texts may share; 0: every text has its own."""
+    max_row_tokens: int = 0
+    """Short texts are packed into rows of at most this many tokens; 0: one text per row."""
     swapped: list[np.ndarray] | None = None
-    """The same pairs the other way round, where both orders are read and their outputs averaged."""
-    unit: float = 1.0
-    """What numbers to predict are counted in where they are compared."""
+    """The same text pairs in the other order; the two outputs are averaged."""
+    target_scale: float = 1.0
+    """Divides regression targets and predictions in the loss."""
 
-    def batch(self, numbers: Sequence[int]) -> Batch:
-        """Some of them. `targets` are classes; where a number is predicted it is `values`, and they are 0."""
-        ways = [self.rows] if self.swapped is None else [self.rows, self.swapped]
-        batch = collate([way[number] for way in ways for number in numbers], self.padding, self.room)
-        chosen = torch.from_numpy(self.targets[np.asarray(numbers, dtype=np.int64)])
-        if not chosen.is_floating_point():
-            return batch | {"targets": chosen}
-        return batch | {"values": chosen, "targets": torch.zeros(len(chosen), dtype=torch.int64)}
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Collate texts. `targets` are class indices; in regression `values` are the targets, and `targets` are 0."""
+        orders = [self.rows] if self.swapped is None else [self.rows, self.swapped]
+        batch = collate(
+            [order[index] for order in orders for index in indices], self.padding, self.max_row_tokens
+        )
+        targets = torch.from_numpy(self.targets[np.asarray(indices, dtype=np.int64)])
+        if not targets.is_floating_point():
+            return batch | {"targets": targets}
+        return batch | {"values": targets, "targets": torch.zeros(len(targets), dtype=torch.int64)}
 
-    def scores(self, model: Classifier) -> Tensor:
-        """(N, K) scores of all of them, on the CPU."""
+    def scores(self, model: ClassifierModel) -> Tensor:
+        """(N, K) scores of all texts, on the CPU."""
         scores = predict(model, self.rows, self.padding)
         if self.swapped is None:
             return scores
         return (scores + predict(model, self.swapped, self.padding)) / 2
 
 
-class Passes:
-    """Which examples make up a step: every pass over all of them is a new permutation.
+class EpochSampler:
+    """Which examples make up a step: every epoch is a new permutation of all of them.
 
-    A step's examples stand in the order of their length, so that micro-batches of like length are cut from it and
-    little is padded: the step's loss does not depend on it.
+    The examples of a step are sorted by length, so that micro-batches hold examples of similar length and need little
+    padding. The step's loss does not depend on their order.
     """
 
-    def __init__(self, lengths: np.ndarray, batch: int, seed: int) -> None:
-        self.lengths, self.size, self.seed = lengths, batch, seed
+    def __init__(self, lengths: np.ndarray, batch_examples: int, seed: int) -> None:
+        self.lengths, self.batch_examples, self.seed = lengths, batch_examples, seed
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that see every example once; the last of them may be smaller."""
-        return math.ceil(len(self.lengths) / self.size)
+        """Steps that see every example once; the last may be smaller."""
+        return math.ceil(len(self.lengths) / self.batch_examples)
 
     def rows(self, step: int) -> np.ndarray:
         epoch, index = divmod(step, self.steps_per_epoch)
-        mixed = np.random.default_rng(derive_seed(self.seed, epoch)).permutation(len(self.lengths))
-        rows = mixed[index * self.size : (index + 1) * self.size]
+        order = np.random.default_rng(derive_seed(self.seed, epoch)).permutation(len(self.lengths))
+        rows = order[index * self.batch_examples : (index + 1) * self.batch_examples]
         return rows[np.argsort(self.lengths[rows], kind="stable")]
 
-    def where(self, row: int) -> list[str]:
+    def sources(self, row: int) -> list[str]:
         return [f"training example {row + 1}"]
 
 
-class Classification(Passes):
-    """Name the class of whole texts, or predict a number; a text is one target. Short texts share a row."""
+class ClassificationTask(EpochSampler):
+    """Classification of, or regression on, whole texts: one target per text."""
 
     def __init__(
-        self, examples: Labelled, batch: int, seed: int, class_weights: Tensor | None = None
+        self, examples: LabelledTexts, batch_examples: int, seed: int, class_weights: Tensor | None = None
     ) -> None:
-        super().__init__(np.array([len(row) for row in examples.rows]), batch, seed)
+        super().__init__(np.array([len(row) for row in examples.rows]), batch_examples, seed)
         self.examples, self.class_weights = examples, class_weights
 
     def batch(self, rows: Sequence[int]) -> Batch:
@@ -129,17 +130,17 @@ class Classification(Passes):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         scores = model(batch["ids"], batch["ends"], batch.get("segments"))
-        if len(scores) > (n := len(batch["targets"])):  # both orders of pairs
+        if len(scores) > (n := len(batch["targets"])):  # pairs in both orders
             scores = (scores[:n] + scores[n:]) / 2
-        return label_loss(scores, batch, self.class_weights, self.examples.unit)
+        return label_loss(scores, batch, self.class_weights, self.examples.target_scale)
 
 
 def label_loss(
-    scores: Tensor, batch: Batch, class_weights: Tensor | None = None, unit: float = 1.0
+    scores: Tensor, batch: Batch, class_weights: Tensor | None = None, target_scale: float = 1.0
 ) -> Tensor:
     """Cross-entropy of (B, K) scores in nats, or squared errors of (B, 1), summed over targets that are not IGNORE."""
     if "values" in batch:
-        errors = ((scores[:, 0] - batch["values"]) / unit).square()
+        errors = ((scores[:, 0] - batch["values"]) / target_scale).square()
         return errors.masked_fill(batch["targets"] == IGNORE, 0.0).sum()
     weights = None if class_weights is None else class_weights.to(scores.device)
     return F.cross_entropy(scores, batch["targets"], weights, ignore_index=IGNORE, reduction="sum")
