@@ -1,10 +1,11 @@
-"""Training speed and memory beside transformers, in one run: python benchmarks/train.py [--sizes 384 gpt2].
+"""Training speed and memory compared with transformers, in one run: python benchmarks/train.py [--sizes 384 gpt2].
 
-Each contender trains in a process of its own, in turns, `--rounds` times; the figure is the median step. MFU is
-tokens/s (6N + 12LCT) over the datasheet's or measured peak; "outside" is the share of a step that lies between an
-update and the next forward pass. Peak memory is a GPU's allocations, or all a CPU process holds, libraries included.
+Each contender trains in a process of its own, in turns, for `--rounds` rounds of at least `--steps` steps; the figure
+is the median over rounds of the median step. MFU is tokens/s (6N + 12LCT) over the datasheet's or measured peak;
+"outside" is the share of a step between an update and the next forward pass. Peak memory is a GPU's allocations, or
+everything that a CPU process holds, libraries included.
 
-A contender from outside is `--adapter NAME=module:function`, where `function(size: dict, ids: Tensor) -> step()`
+An external contender is `--adapter NAME=module:function`, where `function(size: dict, ids: Tensor) -> step()`
 builds its model with the size's n_layer, n_head, n_embd, context and vocab_size; `step()` trains once on the ids.
 """
 
@@ -29,14 +30,15 @@ CONTENDERS = ("gptworks", "transformers", "trainer")
 
 
 def work(case: dict[str, Any]) -> dict[str, Any]:
-    """In a process of its own: one contender's figures."""
+    """One contender's figures; runs in a process of its own."""
     import torch
     from clock import Clock
     from loops import LOOPS, config_of, outsider
 
+    from gptworks.devices import default_device
+    from gptworks.host_memory import peak_memory
     from gptworks.model import memory, sizing
     from gptworks.train.precision import choose
-    from gptworks.world import default_device, peak_memory
 
     size, device = SIZES[case["size"]], default_device()
     numbers = choose("auto", device)
@@ -44,7 +46,7 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     ids = torch.randint(size["vocab_size"], (rows, size["context"] + 1))
     before = peak_memory(device) or 0
-    clock = Clock(device, case["seconds"])
+    clock = Clock(device, case["seconds"], case["steps"])
     if case["adapter"] is None:
         LOOPS[case["contender"]](size, ids, clock, compiled=case["compile"])
     else:
@@ -66,18 +68,24 @@ def work(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def gemm_peak() -> float:
-    """FLOP/s that MFU is divided by: the best of several looks, since one in a busy moment would flatter everybody."""
+    """FLOP/s that MFU is divided by: the best of several measurements, since a busy moment would inflate every MFU."""
+    from gptworks.devices import default_device
     from gptworks.train.peak import peak_flops
     from gptworks.train.precision import choose
-    from gptworks.world import default_device
 
     numbers = choose("auto", default_device())
     return max(peak_flops(numbers) for _ in range(6))
 
 
 def cases(options: argparse.Namespace, size: str, peak: float) -> dict[str, dict[str, Any]]:
-    """Name in the table -> what its worker is told."""
-    common = {"size": size, "rows": options.rows, "seconds": options.seconds, "peak": peak}
+    """Name in the table -> settings of its worker."""
+    common = {
+        "size": size,
+        "rows": options.rows,
+        "seconds": options.seconds,
+        "steps": options.steps,
+        "peak": peak,
+    }
     common |= {"adapter": None, "compile": False}
     found: dict[str, dict[str, Any]] = {}
     for name in options.contenders:
@@ -92,7 +100,7 @@ def cases(options: argparse.Namespace, size: str, peak: float) -> dict[str, dict
 
 
 def compare(rows: dict[str, dict[str, Any]]) -> None:
-    """Add to every row its speed and memory against the fastest and the leanest of transformers' rows."""
+    """Add speed and memory relative to the fastest and the leanest of transformers' rows."""
     theirs = [
         row
         for name, row in rows.items()
@@ -102,11 +110,14 @@ def compare(rows: dict[str, dict[str, Any]]) -> None:
         if theirs and "failed" not in row:
             fastest = max(other["tokens_per_second"] for other in theirs)
             row["speed_ratio"] = row["tokens_per_second"] / fastest
+            by_round = zip(row["rounds"], *(other["rounds"] for other in theirs), strict=True)
+            ratios = [min(others) / mine for mine, *others in by_round]  # of seconds per step
+            row["speed_ratio_range"] = [min(ratios), max(ratios)]
             row["memory_ratio"] = row["peak_memory"] / min(other["peak_memory"] for other in theirs)
 
 
 def show(size: str, rows: dict[str, dict[str, Any]]) -> None:
-    """The table of a size."""
+    """Print the table of a size."""
     for name, row in rows.items():
         if "failed" in row:
             print(f"{size:<11} {name:<22} {row['failed']}")
@@ -117,7 +128,8 @@ def show(size: str, rows: dict[str, dict[str, Any]]) -> None:
             f"MFU {row['mfu']:5.1%}  outside {row['share_outside']:5.1%}  {row['peak_memory'] / 1e9:6.2f} GB"
         )
         if "speed_ratio" in row:
-            said += f"  {row['speed_ratio']:.2f}x speed, {row['memory_ratio']:.2f}x memory"
+            low, high = row["speed_ratio_range"]
+            said += f"  {row['speed_ratio']:.2f}x speed ({low:.2f} to {high:.2f}), {row['memory_ratio']:.2f}x memory"
         if "memory_estimated" in row:
             said += (
                 f"; estimated {row['memory_estimated'] / 1e9:.2f} of {row['memory_added'] / 1e9:.2f} GB added"
@@ -126,7 +138,7 @@ def show(size: str, rows: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Run the contenders in turns and write the table, anew after each size."""
+    """Run the contenders in turns, and write the table after each size."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["384", "gpt2"])
     parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
@@ -134,9 +146,12 @@ def main() -> None:
     parser.add_argument(
         "--compile", choices=("off", "on", "both"), default="off", help="of the built-in contenders"
     )
-    parser.add_argument("--rows", type=int, help="rows of a step, all at once (default: by size and device)")
-    parser.add_argument("--seconds", type=float, default=20, help="per contender and round")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--rows", type=int, help="rows per step, in one micro-batch (default: by size and device)"
+    )
+    parser.add_argument("--seconds", type=float, default=5, help="per contender and round, at least")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps per contender and round, at least")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="folder for the result")
     parser.add_argument("--name", default="train", help="of the result's file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

@@ -1,7 +1,7 @@
-"""Contenders in turns, each in a process of its own: what is compared has met the same machine in the same mood.
+"""Contenders take turns, each in a process of its own, so that they meet the machine under the same conditions.
 
-A worker is the benchmark's own file, called again with `--worker CASE`, a case being what the contender needs, as
-JSON. Its last line of output is what it measured, as JSON.
+A worker is the benchmark's own file, called again with `--worker CASE`, where the case is the contender's settings as
+JSON. Its last line of output is its figures, as JSON.
 """
 
 import json
@@ -16,7 +16,10 @@ Figures = dict[str, Any]
 
 
 def take_turns(script: str, cases: Mapping[str, Case], rounds: int) -> dict[str, Figures]:
-    """The median of each contender's figures over the rounds; {"failed": why} for one that did not come through."""
+    """The median of each contender's figures over the rounds, and `rounds`, its seconds per step in each.
+
+    {"failed": why} for a contender that failed.
+    """
     answers: dict[str, list[Figures]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
@@ -29,20 +32,23 @@ def _ask(script: str, case: Case) -> Figures:
     command = [sys.executable, script, "--worker", json.dumps(case)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["nothing said"]
-        return {"failed": f"status {done.returncode}: {said[-1]}"}
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        return {"failed": f"status {done.returncode}: {lines[-1]}"}
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _median(rows: list[Figures]) -> Figures:
-    """Numbers: the median. Anything else is the same in every round, or None in one."""
+    """The median of numbers. Anything else is the same in every round, or None in one."""
     for row in rows:
         if "failed" in row:
             return row
-    return {
+    figures = {
         name: statistics.median(row[name] for row in rows) if _all_numbers(rows, name) else rows[0][name]
         for name in rows[0]
     }
+    if "seconds_per_step" in figures:
+        figures["rounds"] = [row["seconds_per_step"] for row in rows]
+    return figures
 
 
 def _all_numbers(rows: list[Figures], name: str) -> bool:
