@@ -342,12 +342,13 @@ def plot(run: PathLike) -> Figure:
     Raises:
         UserError: it is not a run, or has measured nothing yet.
     """
-    from gptworks.reports import plots
+    from gptworks.reports import plots, terminal
 
-    if (ipython := sys.modules.get("IPython")) and (shell := ipython.get_ipython()):
-        from IPython.core.pylabtools import select_figure_formats  # type: ignore[import-not-found]
+    if terminal.err.is_jupyter:
+        from matplotlib import pyplot
 
-        select_figure_formats(shell, {"png"})  # or a notebook shows a Figure as text
+        pyplot.switch_backend(pyplot.get_backend())  # registers how the notebook shows a Figure
+
     return plots.draw_loss(Run(run)).figure
 
 

@@ -88,7 +88,7 @@ def make_dataset(recipe: Recipe) -> Dataset:
 class _Display:
     """Progress on stderr: a live line, or a plain line every PLAIN_SECONDS."""
 
-    def __init__(self, update: Callable[[str], None], *, live: bool) -> None:
+    def __init__(self, update: Callable[[str], object], *, live: bool) -> None:
         self.update, self.live, self.last = update, live, time.monotonic()
 
     def show(self, progress: PrepareProgress) -> None:

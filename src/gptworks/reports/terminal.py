@@ -33,7 +33,7 @@ class TrainingDisplay:
     def __init__(
         self, max_steps: int, done: int, *, eval_every: int = 0, silent: bool = False, brief: bool = False
     ) -> None:
-        self.notebook = NotebookBar(max_steps) if err.is_jupyter and not silent else None
+        self.notebook = NotebookBar(max_steps, done) if err.is_jupyter and not silent else None
         self.live, self.brief = err.is_terminal and not silent, brief
         silent = silent or (quiet.get() and not self.live)
         self.silent, self.max_steps, self.eval_every = silent, max_steps, eval_every
@@ -59,6 +59,8 @@ class TrainingDisplay:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.progress.stop()
+        if self.notebook:
+            self.notebook.update()
 
     def step(self, row: dict[str, Any]) -> None:
         """Show a metrics row."""
@@ -113,33 +115,34 @@ class TrainingDisplay:
 class NotebookBar:
     """A progress bar in a Jupyter notebook, updated in place."""
 
-    def __init__(self, max_steps: int) -> None:
+    def __init__(self, max_steps: int, done: int) -> None:
         from IPython.display import display  # type: ignore[import-not-found] - only where a notebook runs
 
-        self.max_steps, self.facts, self.shown = (
-            max_steps,
-            {"step": 0, "loss": "", "val": "", "rate": ""},
-            0.0,
-        )
-        self.handle: Any = display({"text/html": self._html()}, raw=True, display_id=True)
+        self.max_steps, self.current, self.shown = max_steps, done, time.monotonic()
+        self.loss = self.val = self.rate = ""
+        self.handle: Any = display(self._content(), raw=True, display_id=True)
 
     def step(self, row: dict[str, Any]) -> None:
         """Show a metrics row, at most twice a second."""
         if "val_loss" in row:
-            self.facts["val"] = f", validation {row['val_loss']:.3f}"
+            self.val = f", validation loss {row['val_loss']:.3f}"
         else:
-            self.facts |= {"step": row["step"], "loss": f", loss {row['loss']:.3f}"}
-            self.facts["rate"] = f", {row['tokens_per_second']:,.0f} tokens/s"
-        if time.monotonic() - self.shown > 0.5 or row["step"] == self.max_steps:
-            self.shown = time.monotonic()
-            self.handle.update({"text/html": self._html()}, raw=True)
+            self.current = row["step"]
+            self.loss = f", loss {row['loss']:.3f}"
+            self.rate = f", {row['tokens_per_second']:,.0f} tokens/s"
+        if time.monotonic() - self.shown > 0.5:
+            self.update()
 
-    def _html(self) -> str:
-        step = self.facts["step"]
-        words = f"step {step:,} of {self.max_steps:,}" + "".join(
-            str(self.facts[k]) for k in ("loss", "val", "rate")
-        )
-        return f"<progress value='{step}' max='{self.max_steps}'></progress> {words}"
+    def update(self) -> None:
+        """Show the latest facts now."""
+        self.shown = time.monotonic()
+        self.handle.update(self._content(), raw=True)
+
+    def _content(self) -> dict[str, str]:
+        """The bar as HTML, and as text for frontends without HTML."""
+        text = f"step {self.current:,} of {self.max_steps:,}{self.loss}{self.val}{self.rate}"
+        bar = f"<progress value='{self.current}' max='{self.max_steps}' style='vertical-align: middle'></progress>"
+        return {"text/html": f"{bar} {text}", "text/plain": text}
 
 
 class ProgressBar:
@@ -177,12 +180,12 @@ class ProgressBar:
 
 
 @contextmanager
-def status(text: str) -> Iterator[Callable[[str], None]]:
-    """A spinner with a text on a terminal; yields what changes the text."""
+def status(text: str) -> Iterator[Callable[[str], object]]:
+    """Show a spinner with a text in a terminal, and nothing elsewhere; yields the function that changes the text."""
     if err.is_terminal:
         with err.status(text) as spinner:
             yield spinner.update
-    else:
+    else:  # in a notebook, rich would leave an empty widget behind
         yield lambda _: None
 
 
