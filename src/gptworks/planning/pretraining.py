@@ -20,7 +20,7 @@ USUAL_MFU = {"cpu": 0.5, "cuda": 0.4, "mps": 0.3}
 """MFU by 6N + 12LCT that runs usually reach."""
 
 TOKENS_PER_PARAMETER = 20
-"""Of a compute-optimal model (Hoffmann et al. 2022, table 3)."""
+"""What a compute-optimal model trains on (Hoffmann et al. 2022, table 3)."""
 
 
 @dataclass(frozen=True)

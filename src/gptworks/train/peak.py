@@ -14,7 +14,7 @@ class GPUSpec(NamedTuple):
     flops: float
     """Dense bf16 or fp16 FLOP/s with float32 accumulation."""
     memory_gb: int
-    """Of the usual model; some are sold with more or less."""
+    """Memory of the common variant; some are sold with more or less."""
     link: float
     """Bytes/s one way to another GPU in the same machine."""
     watts: int
